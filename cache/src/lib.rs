@@ -1,0 +1,1 @@
+//! A persistent, verified, content-addressed block cache that many processes share.

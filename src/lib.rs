@@ -1,0 +1,1 @@
+//! Shared Volume: one merged, lazy, cached, read-only filesystem over many remote sources.

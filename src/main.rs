@@ -1,0 +1,2 @@
+//! The `svol` command.
+fn main() {}
