@@ -1,0 +1,224 @@
+//! The one seam to remote places: a small trait, and a file for each kind that implements it.
+//!
+//! What every source needs alike (deadlines, retries, concurrency and bandwidth limits, a circuit
+//! breaker) is a decorator around the trait (`guard`), never a part of a kind.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+
+use crate::entry::Entry;
+use crate::path::{BadName, RelPath};
+
+mod error;
+pub use error::{Error, ErrorKind, Result};
+
+/// One remote place: a bucket prefix, an HTTP tree, a local directory.
+///
+/// Implementations do one attempt of one operation and translate what came back; they neither
+/// retry nor wait longer than their connection's own limits.
+#[async_trait]
+pub trait Source: Send + Sync + 'static {
+    /// Returns what names this place for good, without credentials: part of the cache's keys and
+    /// of inode numbers, so two spellings of one place should agree and two places never may.
+    fn identity(&self) -> &str;
+
+    /// Returns the URL of `path` that a user would recognise, without credentials.
+    fn url(&self, path: &RelPath) -> String;
+
+    /// Lists one directory. [`ErrorKind::NotFound`] only if the source clearly says that it is not
+    /// there; an object store's empty root is an empty listing.
+    async fn list(&self, dir: &RelPath) -> Result<Listing>;
+
+    /// Returns what is at `path` now, with its size and validator, for a file or symbolic link.
+    async fn stat(&self, path: &RelPath) -> Result<Entry>;
+
+    /// Starts reading `range` (never empty, inside the object) of the object that `entry`
+    /// describes, pinned to its validator where that is known: other bytes than that version's
+    /// are [`ErrorKind::Changed`].
+    async fn read(&self, path: &RelPath, entry: &Entry, range: Range<u64>) -> Result<Body>;
+
+    /// Returns the ability to be read in place, without a cache.
+    fn in_place(&self) -> Option<&dyn InPlace> {
+        None
+    }
+}
+
+/// A source whose files are on this machine: they are read in place, never cached.
+pub trait InPlace: Send + Sync {
+    /// Opens the file that `entry` describes, without following a symbolic link out of the source.
+    /// [`ErrorKind::Changed`] if it is no longer that version. Blocks on the local disk only.
+    fn open(&self, path: &RelPath, entry: &Entry) -> Result<std::fs::File>;
+
+    /// Checks that `file` still is the version that `entry` describes; [`ErrorKind::Changed`] if
+    /// not. Called around each read.
+    fn check(&self, path: &RelPath, file: &std::fs::File, entry: &Entry) -> Result<()>;
+}
+
+/// A directory as its source lists it.
+#[derive(Debug, Clone, Default)]
+pub struct Listing {
+    /// The entries, sorted by name, each name once (a directory wins over a file of its name).
+    pub entries: Vec<Entry>,
+    /// How many names could not be shown, and why; an example of each for the log.
+    pub hidden: Vec<Hidden>,
+}
+
+/// Names of a listing that cannot be shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hidden {
+    /// Why.
+    pub why: HiddenWhy,
+    /// How many.
+    pub count: u64,
+    /// The first of them, escaped.
+    pub example: String,
+}
+
+/// Why a name is hidden.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum HiddenWhy {
+    /// The name cannot be a file name.
+    #[error(transparent)]
+    Name(#[from] BadName),
+    /// A file has the name of a directory.
+    #[error("a file with the name of a directory")]
+    Shadowed,
+    /// A device, socket or pipe.
+    #[error("neither a file, a directory nor a symbolic link")]
+    Special,
+    /// A symbolic link that leads out of the volume.
+    #[error("a symbolic link that leads out of the volume")]
+    Escapes,
+}
+
+/// Builds a [`Listing`] from names in any order, hostile or twice.
+#[derive(Debug, Default)]
+pub struct ListingBuilder {
+    listing: Listing,
+}
+
+impl ListingBuilder {
+    /// Adds an entry.
+    pub fn push(&mut self, entry: Entry) {
+        self.listing.entries.push(entry);
+    }
+
+    /// Counts a name that is not shown.
+    pub fn hide(&mut self, why: HiddenWhy, name: &str) {
+        self.hide_many(why, 1, || name.escape_debug().to_string());
+    }
+
+    fn hide_many(&mut self, why: HiddenWhy, count: u64, example: impl FnOnce() -> String) {
+        match self.listing.hidden.iter_mut().find(|h| h.why == why) {
+            Some(hidden) => hidden.count += count,
+            None => self.listing.hidden.push(Hidden {
+                why,
+                count,
+                example: example(),
+            }),
+        }
+    }
+
+    /// Returns how many entries were added so far.
+    pub fn len(&self) -> usize {
+        self.listing.entries.len()
+    }
+
+    /// Returns whether nothing was added so far.
+    pub fn is_empty(&self) -> bool {
+        self.listing.entries.is_empty()
+    }
+
+    /// Sorts, and lets a directory win over a file of its name.
+    pub fn finish(mut self) -> Listing {
+        use crate::entry::Kind;
+        let mut entries = std::mem::take(&mut self.listing.entries);
+        entries.sort_by(|a, b| {
+            let rank = |e: &Entry| e.kind != Kind::Dir;
+            a.name.cmp(&b.name).then(rank(a).cmp(&rank(b)))
+        });
+        let mut kept: Vec<Entry> = Vec::with_capacity(entries.len());
+        for entry in entries {
+            match kept.last() {
+                Some(last) if last.name == entry.name => {
+                    if entry.kind != Kind::Dir {
+                        self.hide(HiddenWhy::Shadowed, entry.name.as_str());
+                    }
+                }
+                _ => kept.push(entry),
+            }
+        }
+        self.listing.entries = kept;
+        self.listing
+    }
+}
+
+/// The bytes of a ranged read, as they arrive.
+pub struct Body {
+    /// What the bytes are of the object: the range asked, or from 0 to its end where the server
+    /// knows no ranges.
+    pub range: Range<u64>,
+    /// The object's whole size, as the reply says.
+    pub size: u64,
+    /// The reply's validator, to be kept for the next request; equal to the one asked for, if any.
+    pub validator: Option<Arc<str>>,
+    /// The bytes. [`Body::checked`] makes sure that they are as many as `range` says.
+    pub stream: BoxStream<'static, Result<Bytes>>,
+}
+
+impl Body {
+    /// Returns the body with its length checked: a short or a long one ends in an error.
+    pub fn checked(self) -> Body {
+        use futures::StreamExt;
+        let want = self.range.end - self.range.start;
+        let stream = self.stream;
+        let stream = futures::stream::unfold(
+            (stream, 0u64, false),
+            move |(mut stream, got, over)| async move {
+                if over {
+                    return None;
+                }
+                match stream.next().await {
+                    Some(Ok(bytes)) => {
+                        let got = got + bytes.len() as u64;
+                        if got > want {
+                            let error = Error::lied(format!(
+                                "the body is longer than the {want} bytes announced"
+                            ));
+                            Some((Err(error), (stream, got, true)))
+                        } else {
+                            Some((Ok(bytes), (stream, got, false)))
+                        }
+                    }
+                    Some(Err(error)) => Some((Err(error), (stream, got, true))),
+                    None if got < want => {
+                        let error = Error::new(
+                            ErrorKind::Interrupted,
+                            format!("the body ended after {got} of {want} bytes"),
+                        );
+                        Some((Err(error), (stream, got, true)))
+                    }
+                    None => None,
+                }
+            },
+        );
+        Body {
+            stream: stream.boxed(),
+            ..self
+        }
+    }
+}
+
+impl std::fmt::Debug for Body {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Body")
+            .field("range", &self.range)
+            .field("size", &self.size)
+            .field("validator", &self.validator)
+            .finish_non_exhaustive()
+    }
+}
