@@ -1,0 +1,56 @@
+//! What can go wrong, as far as a caller acts differently on it.
+//!
+//! Trouble with the cache's disk after it was opened is not here: it is logged, counted in
+//! [`Stats`](crate::Stats) and costs a reader nothing but speed.
+
+use std::io;
+use std::path::PathBuf;
+
+/// Why the cache could not be opened, or an administrative command not be done.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The directory must not be used as a cache. Somebody has to choose another or change it.
+    #[error("{} cannot be a cache directory: {reason}", dir.display())]
+    Refused {
+        /// The directory asked for.
+        dir: PathBuf,
+        /// What is wrong with it, in words for a user.
+        reason: String,
+    },
+    /// The operating system refused something.
+    #[error("cache: cannot {what}")]
+    Io {
+        /// What was tried, as a verb phrase.
+        what: String,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The index did not take or give what was asked.
+    #[error("cache index: {0}")]
+    Index(String),
+}
+
+impl Error {
+    /// Wraps a system error together with what was tried.
+    pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
+        let what = what.into();
+        move |source| Error::Io { what, source }
+    }
+}
+
+/// How a caller misused a [`Fill`](crate::Fill).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum FillError {
+    /// More bytes were pushed than the claimed range holds. None of the surplus was kept.
+    #[error("{surplus} bytes more than the claimed range holds")]
+    Overrun {
+        /// How many bytes too many.
+        surplus: u64,
+    },
+    /// The fill was finished before all of its range had arrived.
+    #[error("{missing} bytes of the claimed range never arrived")]
+    Short {
+        /// How many bytes are missing.
+        missing: u64,
+    },
+}
