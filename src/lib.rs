@@ -1,5 +1,4 @@
 //! Shared Volume: one merged, lazy, cached, read-only filesystem over many remote sources.
 
-pub mod entry;
-pub mod path;
-pub mod source;
+pub mod cli;
+pub mod config;
