@@ -1,5 +1,7 @@
 //! Shared Volume: one merged, lazy, cached, read-only filesystem over many remote sources.
 
+pub mod cli;
+pub mod config;
 pub mod entry;
 pub mod path;
 pub mod source;

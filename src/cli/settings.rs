@@ -1,0 +1,76 @@
+//! Settings as data: what the command line, the environment, the volume file and the defaults
+//! come to. Built once by [`resolve`](super::resolve), then only read.
+
+use std::path::PathBuf;
+
+use crate::config::{ByteRate, CacheSize, Umask, Volume};
+
+/// What every command that looks into a volume needs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct VolumeSettings {
+    /// The volume. Its file names are absolute, each layer's `refresh` is set, and the flags for
+    /// S3 are in its layers. Its `cache` and `mount` sections are already merged into the fields
+    /// of these settings: read those, not the sections.
+    pub volume: Volume,
+    /// The volume file, absolute, where there was one; what a reload reads again.
+    pub config_file: Option<PathBuf>,
+    /// The cache on disk.
+    pub cache: CacheSettings,
+    /// The most that is fetched from all sources together; nothing for no limit.
+    pub bwlimit: Option<ByteRate>,
+}
+
+/// Where the cache is and how large it may become.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheSettings {
+    /// The cache's directory, absolute; it need not exist yet.
+    pub dir: PathBuf,
+    /// Its limit; nothing for the cache's own default.
+    pub size: Option<CacheSize>,
+}
+
+/// What `svol mount` needs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MountSettings {
+    /// The volume, its cache and its limits.
+    pub view: VolumeSettings,
+    /// Where to mount, absolute but not canonical; it need not exist.
+    pub mountpoint: PathBuf,
+    /// The owner of all files; nothing for the user that mounts.
+    pub uid: Option<u32>,
+    /// The group of all files; nothing for the group of the user that mounts.
+    pub gid: Option<u32>,
+    /// The permission bits to take away; nothing for the mount's own default.
+    pub umask: Option<Umask>,
+    /// Whether other users may look in.
+    pub allow_other: bool,
+    /// Whether running programs from the mount is refused.
+    pub noexec: bool,
+    /// Whether the process stays in the foreground.
+    pub foreground: bool,
+    /// Whether to wait until every layer was reached once before saying that the mount serves.
+    pub wait: bool,
+    /// Logging.
+    pub log: LogSettings,
+}
+
+/// What is logged, where, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogSettings {
+    /// What is logged: directives of `tracing_subscriber::EnvFilter`, already checked.
+    pub filter: String,
+    /// The file to append to, absolute; nothing for the standard error.
+    pub file: Option<PathBuf>,
+    /// How a line is written.
+    pub format: LogFormat,
+}
+
+/// How a line of the log is written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
