@@ -1,0 +1,167 @@
+//! Open files: an immutable object each, shared by all handles of an inode.
+
+use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::error::{Error, Result};
+use super::node::Node;
+use crate::entry::Entry;
+use crate::fetch::Remote;
+use crate::fetch::window::Window;
+use crate::path::RelPath;
+use crate::source::{self, Source};
+
+/// The bytes behind an inode.
+#[derive(Debug)]
+pub(super) enum OpenFile {
+    /// Fetched block by block into the cache.
+    Remote(Arc<Remote>),
+    /// On this machine already: read in place.
+    InPlace(InPlaceFile),
+}
+
+/// A file of a local directory.
+pub(super) struct InPlaceFile {
+    pub(super) file: std::fs::File,
+    pub(super) source: Arc<dyn Source>,
+    pub(super) path: RelPath,
+    pub(super) entry: Entry,
+}
+
+impl std::fmt::Debug for InPlaceFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("InPlaceFile")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
+}
+
+impl InPlaceFile {
+    /// Reads without waiting for a disk: only what the page cache holds. Nothing if it does not
+    /// hold all of it.
+    fn read_cached(&self, offset: u64, buf: &mut [u8]) -> Option<Result<usize>> {
+        let len = buf.len();
+        let flags = rustix::io::ReadWriteFlags::NOWAIT;
+        let mut iov = [std::io::IoSliceMut::new(buf)];
+        match rustix::io::preadv2(self.file.as_fd(), &mut iov, offset, flags) {
+            Ok(n) if n == len || offset + n as u64 >= self.entry.size.unwrap_or(0) => {
+                Some(self.unchanged().map(|()| n))
+            }
+            _ => None,
+        }
+    }
+
+    /// Reads, waiting for the disk.
+    pub(super) fn read(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        use std::os::unix::fs::FileExt;
+        let size = self.entry.size.unwrap_or(0);
+        let mut done = 0;
+        while done < buf.len() && offset + (done as u64) < size {
+            match self.file.read_at(&mut buf[done..], offset + done as u64) {
+                Ok(0) => break,
+                Ok(n) => done += n,
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(Error::Disk(format!("{}: {e}", self.source.url(&self.path)))),
+            }
+        }
+        // After the read: what was read is this version's only if the file still is it.
+        self.unchanged()?;
+        Ok(done)
+    }
+
+    fn unchanged(&self) -> Result<()> {
+        match self.source.in_place() {
+            Some(ability) => Ok(ability.check(&self.path, &self.file, &self.entry)?),
+            None => Err(source::Error::lied("a local source lost its ability").into()),
+        }
+    }
+}
+
+/// An open file as one opener sees it.
+#[derive(Debug)]
+pub(super) struct Handle {
+    pub(super) node: Arc<Node>,
+    pub(super) file: Arc<OpenFile>,
+    window: Mutex<Window>,
+}
+
+impl Handle {
+    pub(super) fn new(node: Arc<Node>, file: Arc<OpenFile>) -> Handle {
+        Handle {
+            node,
+            file,
+            window: Mutex::new(Window::default()),
+        }
+    }
+
+    /// Fills `buf` if that needs no waiting for a source or a cold local disk of one.
+    pub(super) fn read_now(&self, offset: u64, buf: &mut [u8]) -> Option<Result<usize>> {
+        match &*self.file {
+            OpenFile::Remote(remote) => {
+                let n = remote.read_at(offset, buf)?;
+                self.follow(remote, offset, n);
+                Some(Ok(n))
+            }
+            OpenFile::InPlace(file) => file.read_cached(offset, buf),
+        }
+    }
+
+    /// Reads, waiting as long as it takes.
+    pub(super) async fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>> {
+        match &*self.file {
+            OpenFile::Remote(remote) => {
+                // Ahead first: the reader's own request then starts beside it, not after it.
+                let n = remote.size().saturating_sub(offset).min(len as u64) as usize;
+                let waiting = remote.read(offset, len);
+                self.follow(remote, offset, n);
+                Ok(waiting.await?)
+            }
+            OpenFile::InPlace(_) => {
+                let file = self.file.clone();
+                tokio::task::spawn_blocking(move || match &*file {
+                    OpenFile::InPlace(file) => {
+                        let mut buf = vec![0; len];
+                        let n = file.read(offset, &mut buf)?;
+                        buf.truncate(n);
+                        Ok(buf)
+                    }
+                    OpenFile::Remote(_) => Err(Error::Stale),
+                })
+                .await
+                .map_err(|e| Error::Disk(e.to_string()))?
+            }
+        }
+    }
+
+    fn follow(&self, remote: &Arc<Remote>, offset: u64, len: usize) {
+        if len == 0 || remote.size() <= crate::fetch::plan::MAX_REQUEST / 64 {
+            return;
+        }
+        let advice = self
+            .window
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .on_read(offset..offset + len as u64, remote.size());
+        if advice != Default::default() {
+            remote.follow(&advice);
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if let OpenFile::Remote(remote) = &*self.file {
+            let wasted = self
+                .window
+                .get_mut()
+                .unwrap_or_else(PoisonError::into_inner)
+                .abandon();
+            if wasted > 0 {
+                remote.follow(&crate::fetch::window::Advice {
+                    wasted,
+                    ..Default::default()
+                });
+            }
+        }
+    }
+}

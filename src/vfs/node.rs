@@ -1,0 +1,237 @@
+//! Inodes: which number stands for what, for as long as the kernel remembers it.
+//!
+//! A file's number is made of its layer's source, its place in the volume and its version, a
+//! directory's of its place alone. So numbers are the same after a remount and on every host, a
+//! changed file is a new inode, and a new process can find what a number stands for by hashing
+//! what the catalogue knows: nothing here has to survive.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+
+use super::file::OpenFile;
+use super::shards::Shards;
+use crate::entry::{Entry, Kind};
+use crate::path::{Name, RelPath};
+
+/// An inode number. The root's is 1.
+pub type Ino = u64;
+
+/// The root's inode number, as the kernel wants it.
+pub const ROOT: Ino = 1;
+
+/// What an inode stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum What {
+    /// A directory of the merged tree.
+    Dir { entry: Entry },
+    /// A file or symbolic link of one layer.
+    Leaf { layer: usize, source_path: RelPath, entry: Entry },
+}
+
+/// An inode that the kernel may know.
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) ino: Ino,
+    /// Where it is in the volume.
+    pub(super) path: RelPath,
+    pub(super) what: What,
+    /// How often the kernel looked it up. A hint only.
+    lookups: AtomicU64,
+    /// Whether an open was already answered with "replaced, look again" since the last lookup.
+    pub(super) told_stale: AtomicBool,
+    /// The file, shared by all its handles.
+    pub(super) opened: Mutex<Weak<OpenFile>>,
+    /// The generation of the listing that the kernel's directory cache was last filled with.
+    pub(super) listed: AtomicU64,
+}
+
+impl Node {
+    pub(super) fn entry(&self) -> &Entry {
+        match &self.what {
+            What::Dir { entry } | What::Leaf { entry, .. } => entry,
+        }
+    }
+
+    pub(super) fn is_dir(&self) -> bool {
+        matches!(self.what, What::Dir { .. })
+    }
+}
+
+/// Returns the inode number of a directory of the volume.
+pub(super) fn dir_ino(path: &RelPath) -> Ino {
+    if path.is_root() {
+        return ROOT;
+    }
+    number(&["dir", path.as_str()])
+}
+
+/// Returns the inode number of a file or symbolic link.
+pub(super) fn leaf_ino(path: &RelPath, source: &str, entry: &Entry) -> Ino {
+    let kind = match entry.kind {
+        Kind::File if entry.size.is_none() => "unsized",
+        Kind::File => "file",
+        Kind::Symlink => "symlink",
+        Kind::Dir => "dir",
+    };
+    number(&[kind, path.as_str(), source, &entry.version.token])
+}
+
+fn number(parts: &[&str]) -> Ino {
+    let mut hash = blake3::Hasher::new();
+    for part in parts {
+        hash.update(&(part.len() as u64).to_le_bytes());
+        hash.update(part.as_bytes());
+    }
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(&hash.finalize().as_bytes()[..8]);
+    // 63 bits, so that no tool sees a negative number; 0 and 1 are taken.
+    (u64::from_le_bytes(bytes) >> 1).max(2)
+}
+
+/// The inodes that the kernel knows.
+#[derive(Debug)]
+pub(super) struct Nodes {
+    nodes: Shards<Arc<Node>>,
+}
+
+impl Nodes {
+    pub(super) fn new(root: Entry) -> Nodes {
+        let nodes = Nodes {
+            nodes: Shards::new(),
+        };
+        nodes.look_up(ROOT, RelPath::root(), What::Dir { entry: root });
+        nodes
+    }
+
+    pub(super) fn get(&self, ino: Ino) -> Option<Arc<Node>> {
+        self.nodes.get(ino)
+    }
+
+    /// Returns the inode for a lookup, counted.
+    pub(super) fn look_up(&self, mut ino: Ino, path: RelPath, what: What) -> Arc<Node> {
+        loop {
+            let mut shard = self.nodes.write(ino);
+            match shard.get(&ino) {
+                Some(node) if same(node, &path, &what) => {
+                    node.lookups.fetch_add(1, Ordering::Relaxed);
+                    node.told_stale.store(false, Ordering::Relaxed);
+                    return node.clone();
+                }
+                // Two of 2^63 numbers are the same: take the next. Rare enough (one volume of a
+                // million files in twenty million) that the number may differ after a remount.
+                Some(node) if node.path != path => ino = ino.wrapping_add(1).max(2),
+                // The same thing with news: a time, a validator, a layer that moved. Holders keep
+                // the old one.
+                old => {
+                    let lookups = old.map_or(0, |n| n.lookups.load(Ordering::Relaxed));
+                    let listed = old.map_or(0, |n| n.listed.load(Ordering::Relaxed));
+                    let opened = old.map(|n| {
+                        n.opened
+                            .lock()
+                            .unwrap_or_else(std::sync::PoisonError::into_inner)
+                            .clone()
+                    });
+                    let node = Arc::new(Node {
+                        ino,
+                        path,
+                        what,
+                        lookups: AtomicU64::new(lookups + 1),
+                        told_stale: AtomicBool::new(false),
+                        opened: Mutex::new(opened.unwrap_or_default()),
+                        listed: AtomicU64::new(listed),
+                    });
+                    shard.insert(ino, node.clone());
+                    return node;
+                }
+            }
+        }
+    }
+
+    /// Forgets `count` lookups.
+    pub(super) fn forget(&self, ino: Ino, count: u64) {
+        if ino == ROOT {
+            return;
+        }
+        let mut shard = self.nodes.write(ino);
+        if let Some(node) = shard.get(&ino) {
+            let left = node
+                .lookups
+                .load(Ordering::Relaxed)
+                .saturating_sub(count);
+            node.lookups.store(left, Ordering::Relaxed);
+            if left == 0 {
+                shard.remove(&ino);
+            }
+        }
+    }
+
+    /// Returns the directory at `path` if the kernel knows it.
+    pub(super) fn dir(&self, path: &RelPath) -> Option<Arc<Node>> {
+        self.get(dir_ino(path)).filter(|n| n.path == *path)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.nodes.len()
+    }
+}
+
+fn same(node: &Node, path: &RelPath, what: &What) -> bool {
+    node.path == *path && node.what == *what
+}
+
+/// Returns the path of `name` in the directory at `parent`, and of what `..` of it is.
+pub(super) fn child(parent: &RelPath, name: &Name) -> RelPath {
+    parent.join(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entry::Version;
+
+    fn file(token: &str) -> Entry {
+        Entry::file(Name::new("f").unwrap(), 1, None, Version::strong(token))
+    }
+
+    #[test]
+    fn numbers_follow_place_and_version() {
+        let path = RelPath::new("a/f").unwrap();
+        let one = leaf_ino(&path, "s", &file("1"));
+        assert_eq!(one, leaf_ino(&path, "s", &file("1")));
+        assert_ne!(one, leaf_ino(&path, "s", &file("2")));
+        assert_ne!(one, leaf_ino(&path, "t", &file("1")));
+        assert_ne!(one, leaf_ino(&RelPath::new("b/f").unwrap(), "s", &file("1")));
+        assert_eq!(dir_ino(&RelPath::root()), ROOT);
+        // Part of the promise that numbers never change between releases.
+        assert_eq!(dir_ino(&RelPath::new("a").unwrap()), 0x0);
+    }
+
+    #[test]
+    fn forgotten_nodes_go_and_known_ones_stay() {
+        let nodes = Nodes::new(Entry::dir(Name::new("root").unwrap()));
+        let path = RelPath::new("f").unwrap();
+        let what = What::Leaf {
+            layer: 0,
+            source_path: path.clone(),
+            entry: file("1"),
+        };
+        let a = nodes.look_up(7, path.clone(), what.clone());
+        let b = nodes.look_up(7, path.clone(), what.clone());
+        assert!(Arc::ptr_eq(&a, &b));
+        nodes.forget(7, 1);
+        assert!(nodes.get(7).is_some());
+        nodes.forget(7, 1);
+        assert!(nodes.get(7).is_none());
+        nodes.forget(ROOT, 100);
+        assert!(nodes.get(ROOT).is_some());
+        // Another thing with the same number gets the next one.
+        nodes.look_up(7, path, what);
+        let other = RelPath::new("g").unwrap();
+        let what = What::Leaf {
+            layer: 0,
+            source_path: other.clone(),
+            entry: file("1"),
+        };
+        assert_eq!(nodes.look_up(7, other, what).ino, 8);
+    }
+}
