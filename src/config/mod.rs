@@ -4,13 +4,19 @@
 //! application gets these types already validated: a [`Layer`] has exactly one source, a graft
 //! path without `..`, globs that compile, and URLs without credentials.
 
+mod decode;
+pub mod error;
 pub mod filter;
 pub mod names;
+mod node;
 pub mod secret;
 pub mod source;
+pub mod source_arg;
 pub mod units;
+mod validate;
 pub mod volume;
 
+pub use error::{ConfigError, Place, Problem};
 pub use filter::PathFilter;
 pub use names::{BucketName, GlobPattern, GraftPath, HttpUrl, Label};
 pub use secret::{Secret, SecretError, SecretRef};
@@ -19,4 +25,4 @@ pub use source::{
     ManifestFormat, ManifestLocation, S3Credentials, S3Source, Source,
 };
 pub use units::{ByteRate, ByteSize, CacheSize, HumanDuration, Refresh, Umask};
-pub use volume::{Layer, MountSpec, Volume};
+pub use volume::{Layer, Volume};

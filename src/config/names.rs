@@ -11,6 +11,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+use crate::path::RelPath;
+
 /// Says why a text cannot be the name, path, pattern or URL that it was meant to be, and what to
 /// write instead.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -25,6 +27,19 @@ fn refuse<T>(why: impl Into<String>) -> Result<T, NameError> {
 /// written by hand and is the only way in.
 macro_rules! text_newtype {
     ($type:ident, $schema:tt) => {
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+
+        text_form!($type, $schema);
+    };
+}
+
+/// The same for a newtype that has its own `Display`.
+macro_rules! text_form {
+    ($type:ident, $schema:tt) => {
         impl TryFrom<String> for $type {
             type Error = NameError;
 
@@ -36,12 +51,6 @@ macro_rules! text_newtype {
         impl From<$type> for String {
             fn from(name: $type) -> String {
                 name.to_string()
-            }
-        }
-
-        impl fmt::Display for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(self.as_str())
             }
         }
 
@@ -119,35 +128,33 @@ text_newtype!(Label, {
     "pattern": "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$",
 });
 
-/// The longest name of a directory entry on Linux, in bytes.
-const MAX_COMPONENT: usize = 255;
-
-/// Where a layer is grafted: an absolute path of the volume, `/` or `/a/b`, without `.`, `..`,
-/// empty parts or a slash at its end.
+/// Where a layer is grafted: an absolute path of the volume, `/` or `/a/b`, without `.`, `..` and
+/// empty parts. A slash at the end is dropped.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct GraftPath(String);
+pub struct GraftPath(RelPath);
 
 impl GraftPath {
-    /// Returns the path, beginning with `/`.
-    pub fn as_str(&self) -> &str {
+    /// Returns the path below the volume's root.
+    pub fn rel_path(&self) -> &RelPath {
         &self.0
-    }
-
-    /// Returns the names on the way from the volume's root; none for the root itself.
-    pub fn components(&self) -> impl Iterator<Item = &str> {
-        self.0.split('/').filter(|part| !part.is_empty())
     }
 
     /// Returns whether the layer covers the whole volume.
     pub fn is_root(&self) -> bool {
-        self.0 == "/"
+        self.0 == RelPath::root()
     }
 }
 
 impl Default for GraftPath {
     fn default() -> Self {
-        Self("/".into())
+        Self(RelPath::root())
+    }
+}
+
+impl fmt::Display for GraftPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "/{}", self.0.as_str())
     }
 }
 
@@ -158,32 +165,20 @@ impl FromStr for GraftPath {
         let Some(inside) = text.strip_prefix('/') else {
             return refuse("not a path of the volume; begin it with `/`, such as /data");
         };
-        let inside = inside.strip_suffix('/').unwrap_or(inside);
-        if inside.is_empty() && text.len() <= 2 {
-            return Ok(Self::default());
-        }
-        for part in inside.split('/') {
-            match part {
-                "." | ".." => {
-                    return refuse(format!(
-                        "`{part}` cannot be part of a path of the volume; write the path out"
-                    ));
-                }
-                "" => return refuse("the path has an empty part (`//`); write a single `/`"),
-                _ if part.contains('\0') => return refuse("a path cannot hold a NUL character"),
-                _ if part.len() > MAX_COMPONENT => {
-                    return refuse(format!(
-                        "a part of the path is longer than {MAX_COMPONENT} bytes"
-                    ));
-                }
-                _ => {}
+        match RelPath::new(inside.strip_suffix('/').unwrap_or(inside)) {
+            // `//` would lose its one empty part with its last slash.
+            Ok(path) if path == RelPath::root() && inside == "/" => {
+                refuse("not a path of the volume: an empty name; write a single `/`")
             }
+            Ok(path) => Ok(Self(path)),
+            Err(why) => refuse(format!(
+                "not a path of the volume: {why}; write it out, such as /data/v2"
+            )),
         }
-        Ok(Self(format!("/{inside}")))
     }
 }
 
-text_newtype!(GraftPath, { "type": "string", "pattern": "^/" });
+text_form!(GraftPath, { "type": "string", "pattern": "^/" });
 
 /// A glob pattern that compiles, relative to the root of its layer. See
 /// [`PathFilter`](super::filter::PathFilter) for what it matches.
@@ -377,24 +372,17 @@ mod tests {
             ("/a/b/", "/a/b"),
             ("/...", "/..."),
         ] {
-            assert_eq!(text.parse::<GraftPath>().unwrap().as_str(), path);
+            assert_eq!(text.parse::<GraftPath>().unwrap().to_string(), path);
         }
-        assert_eq!(
-            "/a/b"
-                .parse::<GraftPath>()
-                .unwrap()
-                .components()
-                .collect::<Vec<_>>(),
-            ["a", "b"]
-        );
+        assert!("/".parse::<GraftPath>().unwrap().is_root());
         assert!(why::<GraftPath>("a").contains("begin it with `/`"));
         assert!(why::<GraftPath>("").contains("begin it with `/`"));
         assert!(why::<GraftPath>("/a/../b").contains("`..`"));
-        assert!(why::<GraftPath>("/./b").contains("`.`"));
-        assert!(why::<GraftPath>("/a//b").contains("empty part"));
-        assert!(why::<GraftPath>("///").contains("empty part"));
+        for empty in ["/a//b", "//", "///"] {
+            assert!(why::<GraftPath>(empty).contains("an empty name"), "{empty}");
+        }
         assert!(why::<GraftPath>("/a\0").contains("NUL"));
-        assert!(why::<GraftPath>(&format!("/{}", "x".repeat(256))).contains("255"));
+        assert!(why::<GraftPath>(&format!("/{}", "x".repeat(256))).contains("too long"));
     }
 
     #[test]

@@ -66,9 +66,9 @@ impl Source {
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::S3(s3) => match &s3.prefix {
-                Some(prefix) => write!(f, "s3://{}/{prefix}", s3.bucket),
-                None => write!(f, "s3://{}", s3.bucket),
+            Self::S3(s3) => match s3.key_prefix() {
+                "" => write!(f, "s3://{}", s3.bucket),
+                prefix => write!(f, "s3://{}/{prefix}", s3.bucket),
             },
             Self::Http(http) => f.write_str(&http.url.redacted()),
             Self::Local(local) => write!(f, "file://{}", local.path.display()),
@@ -125,6 +125,11 @@ impl S3Source {
             requester_pays: false,
             credentials: None,
         }
+    }
+
+    /// Returns the prefix without slashes at its ends; empty for the whole bucket.
+    pub fn key_prefix(&self) -> &str {
+        self.prefix.as_deref().unwrap_or_default().trim_matches('/')
     }
 }
 

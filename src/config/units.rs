@@ -282,7 +282,11 @@ impl FromStr for Umask {
     fn from_str(text: &str) -> Result<Self, UnitError> {
         let text = text.trim();
         match u16::from_str_radix(text, 8) {
-            Ok(bits) if bits <= 0o777 && (3..=4).contains(&text.len()) => Ok(Self(bits)),
+            Ok(bits)
+                if bits <= 0o777 && (3..=4).contains(&text.len()) && !text.starts_with('+') =>
+            {
+                Ok(Self(bits))
+            }
             _ => Err(UnitError(format!(
                 "`{}` is not a umask; write three or four octal digits such as 022 or 0077",
                 echo(text)

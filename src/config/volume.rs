@@ -278,7 +278,7 @@ impl TryFrom<LayerFields> for Layer {
 }
 
 /// Says what is wrong with a layer that has the sources `kinds`, which are not exactly one.
-fn wrong_sources(kinds: &[&str]) -> String {
+pub(super) fn wrong_sources(kinds: &[impl AsRef<str>]) -> String {
     let count = match kinds.len() {
         0 => {
             return format!(
@@ -290,6 +290,7 @@ fn wrong_sources(kinds: &[&str]) -> String {
         3 => "three".to_owned(),
         more => more.to_string(),
     };
+    let kinds: Vec<&str> = kinds.iter().map(AsRef::as_ref).collect();
     format!(
         "{count} sources ({}); write exactly one, make it {count} layers",
         kinds.join(" and ")

@@ -1,0 +1,290 @@
+//! Reads a volume file, and says everything that is wrong with it.
+//!
+//! In order: the YAML itself, the version and the kind, the sources of each layer, the fields and
+//! their types, what the fields say together. A problem at one of the first two steps ends the
+//! search, since all else would be noise; the others are collected.
+
+use std::collections::HashMap;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::decode::{DecodeErrorKind, NodeDecoder};
+use super::error::{ConfigError, Place, Problem};
+use super::node::{self, MAX_FILE, Node, Position, Step, Value};
+use super::source::{HttpAuth, Source};
+use super::volume::{ApiVersion, Kind, SOURCE_KINDS, Volume, wrong_sources};
+
+/// How many problems are reported at once: more than a screen helps nobody.
+const MAX_PROBLEMS: usize = 20;
+
+impl Volume {
+    /// Reads and checks the volume file at `path`. File names in it are relative to its
+    /// directory, and absolute in what is returned. Blocks on the disk.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let whole = |what: String| {
+            let place = Place::File {
+                path: path.into(),
+                line: 0,
+                column: 0,
+            };
+            ConfigError::new(place, what)
+        };
+        let mut bytes = Vec::new();
+        std::fs::File::open(path)
+            .and_then(|file| file.take(MAX_FILE as u64 + 1).read_to_end(&mut bytes))
+            .map_err(|error| whole(format!("cannot read the volume file: {error}")))?;
+        if bytes.len() > MAX_FILE {
+            return Err(whole("too large for a volume file (1 MiB at most)".into()));
+        }
+        let text = String::from_utf8(bytes)
+            .map_err(|_| whole("not UTF-8 text; write the volume file in UTF-8".into()))?;
+        let absolute = std::path::absolute(path)
+            .map_err(|error| whole(format!("cannot tell its directory: {error}")))?;
+        let mut volume = Self::parse(&text, path)?;
+        volume.resolve_paths(absolute.parent().unwrap_or(Path::new("/")));
+        Ok(volume)
+    }
+
+    /// Parses and checks the text of a volume file; `path` is only for messages. File names stay
+    /// as they are.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let mut checker = Checker {
+            path: path.into(),
+            problems: Vec::new(),
+        };
+        let volume = checker.check(text);
+        checker
+            .problems
+            .sort_by_key(|problem| match &problem.place {
+                Place::File { line, column, .. } => (*line, *column),
+                _ => (0, 0),
+            });
+        ConfigError::unless_empty(checker.problems)?;
+        // Without a volume there was a problem; were there none, the file is as good as empty.
+        volume.ok_or_else(|| {
+            let place = Place::File {
+                path: path.into(),
+                line: 0,
+                column: 0,
+            };
+            ConfigError::new(place, "holds no volume")
+        })
+    }
+}
+
+struct Checker {
+    path: PathBuf,
+    problems: Vec<Problem>,
+}
+
+impl Checker {
+    fn report(&mut self, at: Position, path: &[Step], what: impl Into<String>) {
+        self.problems.push(Problem {
+            place: Place::File {
+                path: self.path.clone(),
+                line: at.line,
+                column: at.column,
+            },
+            field: node::field(path),
+            what: what.into(),
+        });
+    }
+
+    fn check(&mut self, text: &str) -> Option<Volume> {
+        let mut root = match node::parse(text) {
+            Ok(root) => root,
+            Err((at, what)) => {
+                self.report(at, &[], what);
+                return None;
+            }
+        };
+        if matches!(root.value, Value::Null) {
+            self.report(root.at, &[], "the file is empty; write a volume");
+            return None;
+        }
+        self.check_header::<ApiVersion>(&root, "apiVersion");
+        self.check_header::<Kind>(&root, "kind");
+        if !self.problems.is_empty() {
+            return None;
+        }
+        self.check_sources(&mut root);
+        let volume = self.decode(&mut root)?;
+        self.check_together(&volume, &root);
+        Some(volume)
+    }
+
+    /// Checks a field that says what the rest of the document is.
+    fn check_header<'a, T: Deserialize<'a>>(&mut self, root: &'a Node, name: &str) {
+        let path = [Step::Key(name.into())];
+        if let Some(node) = root.get(&path)
+            && let Err(error) = T::deserialize(NodeDecoder(node))
+        {
+            self.report(node.at, &path, error.to_string());
+        }
+    }
+
+    /// Reports layers with more than one source, and sets all sources but the first aside.
+    fn check_sources(&mut self, root: &mut Node) {
+        let layers = layers_path();
+        let Some(Node {
+            value: Value::List(items),
+            ..
+        }) = root.get_mut(&layers)
+        else {
+            return;
+        };
+        for (index, layer) in items.iter_mut().enumerate() {
+            let Value::Map(entries) = &mut layer.value else {
+                continue;
+            };
+            let mut sources: Vec<_> = entries
+                .iter_mut()
+                .filter(|entry| SOURCE_KINDS.contains(&entry.key.as_str()))
+                .collect();
+            let kinds: Vec<String> = sources.iter().map(|entry| entry.key.clone()).collect();
+            let Some(second) = sources.get(1).map(|entry| entry.key_at) else {
+                continue;
+            };
+            for extra in sources.iter_mut().skip(1) {
+                extra.node.value = Value::Pruned;
+            }
+            let mut path = layers.to_vec();
+            path.push(Step::Index(index));
+            self.report(second, &path, wrong_sources(&kinds));
+        }
+    }
+
+    /// Decodes the document again and again, each time without what was found wrong before, until
+    /// all that is left is right.
+    fn decode(&mut self, root: &mut Node) -> Option<Volume> {
+        while self.problems.len() < MAX_PROBLEMS {
+            let error = match Volume::deserialize(NodeDecoder(root)) {
+                Ok(volume) => return Some(volume),
+                Err(error) => error,
+            };
+            let path: Vec<Step> = error.path.iter().rev().cloned().collect();
+            let at = error.at.unwrap_or(root.at);
+            let node = root
+                .get_mut(&path)
+                .filter(|node| !matches!(node.value, Value::Pruned));
+            let Some(node) = node else {
+                // Nothing to set aside: to go on would be to go round.
+                self.report(at, &path, error.to_string());
+                return None;
+            };
+            // What a map lacks may be what was set aside in it before.
+            let follows = match (&error.kind, &node.value) {
+                (DecodeErrorKind::UnknownField { .. }, _) => false,
+                (_, Value::Map(entries)) => entries
+                    .iter()
+                    .any(|entry| matches!(entry.node.value, Value::Pruned)),
+                _ => false,
+            };
+            node.value = Value::Pruned;
+            if !follows {
+                self.report(at, &path, error.to_string());
+            }
+            if path.is_empty() {
+                return None;
+            }
+        }
+        None
+    }
+
+    /// Checks what the fields say together, on a volume whose fields are right by themselves.
+    fn check_together(&mut self, volume: &Volume, root: &Node) {
+        let layers = layers_path();
+        let Some(layers_node) = root.get(&layers) else {
+            return;
+        };
+        let Value::List(items) = &layers_node.value else {
+            return;
+        };
+        if items.is_empty() {
+            self.report(layers_node.at, &layers, "no layer; write at least one");
+        }
+        if items.len() != volume.spec.layers.len() {
+            // A layer was set aside: the others' places would be wrong.
+            return;
+        }
+        let mut names = HashMap::new();
+        for (index, layer) in volume.spec.layers.iter().enumerate() {
+            let mut here = layers.to_vec();
+            here.push(Step::Index(index));
+            let name = volume.layer_name(index);
+            if let Some(other) = names.insert(name.clone(), index) {
+                // An unnamed layer's name can be taken by one that was written: say it there.
+                let named = if layer.name.is_some() { index } else { other };
+                here.truncate(layers.len());
+                here.push(Step::Index(named));
+                let what = format!(
+                    "`{name}` is the name of spec.layers[{}] too; give each layer its own",
+                    if named == index { other } else { index }
+                );
+                self.report_in(root, &here, &["name"], what);
+            }
+            if let Err(error) = layer.filter() {
+                self.report_in(
+                    root,
+                    &here,
+                    &["include"],
+                    format!("too many globs: {error}"),
+                );
+            }
+            self.check_source(&layer.source, root, &here);
+        }
+    }
+
+    fn check_source(&mut self, source: &Source, root: &Node, layer: &[Step]) {
+        match source {
+            Source::S3(s3) => {
+                if s3.no_sign_request && s3.credentials.is_some() {
+                    let what = "noSignRequest sends no credentials; take one of the two out";
+                    self.report_in(root, layer, &["s3", "credentials"], what.into());
+                }
+                if s3
+                    .prefix
+                    .as_ref()
+                    .is_some_and(|p| p.split('/').any(|part| part == ".."))
+                {
+                    let what = "`..` leads nowhere in a bucket; write the prefix out";
+                    self.report_in(root, layer, &["s3", "prefix"], what.into());
+                }
+            }
+            Source::Http(http) => {
+                if let Some(HttpAuth::Basic(basic)) = &http.auth
+                    && basic.username.contains(':')
+                {
+                    let what = "a user name cannot hold `:`; the password belongs in `password`, \
+                                by reference";
+                    let path = ["http", "auth", "basic", "username"];
+                    self.report_in(root, layer, &path, what.into());
+                }
+            }
+            Source::Local(local) => {
+                if local.path.as_os_str().is_empty() {
+                    let what = "the path is empty; write that of a directory";
+                    self.report_in(root, layer, &["local", "path"], what.into());
+                }
+            }
+        }
+    }
+
+    /// Reports a problem of the field that `fields` lead to from `base`.
+    fn report_in(&mut self, root: &Node, base: &[Step], fields: &[&str], what: String) {
+        let mut path = base.to_vec();
+        path.extend(fields.iter().map(|name| Step::Key((*name).into())));
+        let at = root
+            .get(&path)
+            .or_else(|| root.get(base))
+            .unwrap_or(root)
+            .at;
+        self.report(at, &path, what);
+    }
+}
+
+fn layers_path() -> [Step; 2] {
+    [Step::Key("spec".into()), Step::Key("layers".into())]
+}
