@@ -35,10 +35,9 @@ pub struct Fetcher {
     prefetch: Semaphore,
     /// A permit a KiB of body in memory.
     buffers: Semaphore,
-    counters: Counters,
 }
 
-/// Counts since the start.
+/// Counts of one layer since the start.
 #[derive(Debug, Default)]
 pub struct Counters {
     /// Bytes fetched before anybody asked, and then read.
@@ -59,16 +58,25 @@ impl Fetcher {
         Arc::new(Fetcher {
             prefetch: Semaphore::new(PREFETCH_REQUESTS),
             buffers: Semaphore::new(BUFFER_BUDGET >> 10),
-            counters: Counters::default(),
         })
     }
+}
 
-    /// Returns the counts since the start.
-    pub fn counters(&self) -> &Counters {
-        &self.counters
+impl Counters {
+    /// Counts a read of `bytes` that needed no source.
+    pub fn hit(&self, bytes: usize) {
+        add(&self.hits, 1);
+        add(&self.hit_bytes, bytes as u64);
     }
 
-    pub(crate) fn count(&self, what: impl Fn(&Counters) -> &AtomicU64, n: u64) {
-        what(&self.counters).fetch_add(n, Ordering::Relaxed);
+    /// Counts a read that waited for a source.
+    pub fn miss(&self) {
+        add(&self.misses, 1);
+    }
+}
+
+fn add(counter: &AtomicU64, n: u64) {
+    if n > 0 {
+        counter.fetch_add(n, Ordering::Relaxed);
     }
 }

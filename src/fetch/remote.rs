@@ -14,7 +14,7 @@ use tracing::debug;
 
 use super::flight::Flight;
 use super::window::Advice;
-use super::{Fetcher, plan};
+use super::{Counters, Fetcher, add, plan};
 use crate::entry::{Digest, Entry};
 use crate::path::RelPath;
 use crate::source::{Error, ErrorKind, Result, Source};
@@ -55,6 +55,7 @@ pub struct Remote {
     /// Told whenever bytes land and whenever a flight ends.
     landed: Notify,
     fetcher: Arc<Fetcher>,
+    counters: Arc<Counters>,
     runtime: Handle,
     deadline: Duration,
 }
@@ -72,6 +73,7 @@ impl Remote {
         source: Arc<dyn Source>,
         pin: Pin,
         fetcher: Arc<Fetcher>,
+        counters: Arc<Counters>,
         runtime: Handle,
         deadline: Duration,
     ) -> Arc<Remote> {
@@ -84,6 +86,7 @@ impl Remote {
             flights: Mutex::new(Vec::new()),
             landed: Notify::new(),
             fetcher,
+            counters,
             runtime,
             deadline,
         })
@@ -148,12 +151,8 @@ impl Remote {
 
     /// Starts what a window advises, in the background.
     pub fn follow(self: &Arc<Self>, advice: &Advice) {
-        if advice.used > 0 {
-            self.fetcher.count(|c| &c.prefetch_used, advice.used);
-        }
-        if advice.wasted > 0 {
-            self.fetcher.count(|c| &c.prefetch_wasted, advice.wasted);
-        }
+        add(&self.counters.prefetch_used, advice.used);
+        add(&self.counters.prefetch_wasted, advice.wasted);
         if let Some(range) = &advice.prefetch {
             let missing = self.object.missing(range.clone());
             self.launch(&missing, false);
@@ -339,6 +338,8 @@ impl Remote {
         let mut gathered = 0usize;
         let mut written = 0u64;
         let mut ended: Option<Option<Error>> = None;
+        // The share of the memory budget of the batch that is being written.
+        let mut held = None;
         loop {
             // Gather a batch; the previous one is being written meanwhile.
             let mut permits = None;
@@ -347,13 +348,14 @@ impl Remote {
                     Some(Ok(bytes)) => {
                         gathered += bytes.len();
                         let need = u32::try_from(bytes.len() >> 10).unwrap_or(u32::MAX);
-                        if let Ok(permit) = self.fetcher.buffers.acquire_many(need).await {
-                            match &mut permits {
-                                None => permits = Some(permit),
-                                Some(all) => all.merge(permit),
-                            }
-                        }
                         batch.push(bytes);
+                        // Over the budget the batch goes to the disk as it is: slower, but nobody
+                        // waits for memory while holding some.
+                        match (self.fetcher.buffers.try_acquire_many(need), &mut permits) {
+                            (Ok(permit), None) => permits = Some(permit),
+                            (Ok(permit), Some(all)) => all.merge(permit),
+                            (Err(_), _) => break,
+                        }
                     }
                     Some(Err(error)) => ended = Some(Some(error)),
                     None => ended = Some(None),
@@ -365,6 +367,7 @@ impl Remote {
                     Ok(Err(error)) => return Err((error, None, written)),
                     Err(panic) => return Err((Error::lied(panic.to_string()), None, written)),
                 }
+                drop(held.take());
                 self.landed.notify_waiters();
             }
             if gathered > 0 {
@@ -382,7 +385,7 @@ impl Remote {
                     }
                     Ok(filling)
                 });
-                drop(permits);
+                held = permits;
                 writing = Some(task);
             } else if let Some(end) = ended {
                 return match end {

@@ -1,0 +1,44 @@
+# Shared Volume: `make help` says what there is.
+.DEFAULT_GOAL := help
+.PHONY: help setup check test bench demo fmt lint doc install
+
+CARGO ?= cargo
+PREFIX ?= /usr/local
+
+help: ## Shows this.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+setup: ## Installs what building, the demonstration and the tests need (see tests/setup.sh).
+	@tests/setup.sh
+
+check: fmt-check lint doc test ## Everything that has to pass before a commit.
+
+test: setup ## Runs all tests, on real mounts and real servers on loopback.
+	$(CARGO) build --workspace --bins
+	$(CARGO) test --workspace --no-fail-fast
+
+bench: setup ## Measures; prints ratios against peers and floors of the same run.
+	$(CARGO) build --release
+	$(CARGO) bench --bench mount
+
+demo: ## Shows the main job on a small world of its own.
+	@tests/setup.sh run
+	$(CARGO) build --release --quiet
+	./target/release/svol demo
+
+fmt: ## Formats the code.
+	$(CARGO) fmt --all
+
+.PHONY: fmt-check
+fmt-check:
+	$(CARGO) fmt --all --check
+
+lint: ## Clippy, warnings denied.
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+doc: ## Builds the documentation, warnings denied.
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --quiet
+
+install: ## Builds and installs svol under PREFIX (/usr/local).
+	$(CARGO) build --release
+	install -D -m 0755 target/release/svol $(DESTDIR)$(PREFIX)/bin/svol

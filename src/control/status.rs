@@ -1,0 +1,105 @@
+//! The status document: stable, versioned, for `svol status --json` and whoever reads it.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// The version of the document. Fields may be added without a new one.
+pub const VERSION: u32 = 1;
+
+/// All mounts of a user.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// [`VERSION`].
+    pub version: u32,
+    /// The mounts, sorted by mount point.
+    pub mounts: Vec<Mount>,
+    /// The cache of the first mount, or the default one.
+    pub cache: Option<Cache>,
+}
+
+/// One mount.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Mount {
+    /// Where it is.
+    pub mountpoint: PathBuf,
+    /// The volume's name.
+    pub name: String,
+    /// The process that serves it.
+    pub pid: u32,
+    /// Its control socket.
+    pub socket: PathBuf,
+    /// Its layers, in the order of the volume: later ones win.
+    pub layers: Vec<Layer>,
+    /// The cache it uses.
+    pub cache: Option<Cache>,
+    /// Inodes that the kernel knows.
+    pub inodes: u64,
+    /// Open files.
+    pub open_files: u64,
+}
+
+/// One layer of a mount.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Layer {
+    /// Its name.
+    pub name: String,
+    /// Its source's URL, without credentials.
+    pub source: String,
+    /// Where it is grafted.
+    pub path: String,
+    /// Its state, in the manner of Kubernetes.
+    pub conditions: Vec<Condition>,
+    /// Bytes that came from the source.
+    pub bytes_fetched: u64,
+    /// Requests made to the source.
+    pub requests: u64,
+    /// Requests that failed.
+    pub errors: u64,
+    /// Reads answered from the cache.
+    pub hits: u64,
+    /// Reads that waited for the source.
+    pub misses: u64,
+    /// Bytes fetched ahead and then read.
+    pub prefetch_used: u64,
+    /// Bytes fetched ahead in vain.
+    pub prefetch_wasted: u64,
+    /// Names that cannot be shown, in the directories listed so far.
+    pub hidden: u64,
+    /// When the layer last answered, as RFC 3339.
+    pub last_refresh: Option<String>,
+    /// What it last failed with.
+    pub last_error: Option<String>,
+}
+
+/// A condition of a layer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Condition {
+    /// What it is about; "Ready" is always there.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// "True", "False" or "Unknown".
+    pub status: String,
+    /// Why, as one word.
+    pub reason: String,
+    /// Why, for people.
+    pub message: String,
+    /// Since when, as RFC 3339.
+    pub last_transition_time: String,
+}
+
+/// A cache.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Cache {
+    /// Its directory.
+    pub dir: PathBuf,
+    /// What it may take, in bytes.
+    pub limit_bytes: u64,
+    /// What it takes, in bytes.
+    pub used_bytes: u64,
+}

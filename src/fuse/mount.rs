@@ -1,0 +1,385 @@
+//! Mounting and unmounting: what may be mounted where, dead mounts, and the kernel's settings.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
+use rustix::mount::UnmountFlags;
+use tracing::{debug, info, warn};
+
+use super::Fuse;
+
+/// The file system type that our mounts have in /proc/mounts.
+pub const FS_TYPE: &str = "fuse.svol";
+
+/// How long a mount point may take to say what it is: a dead mount says so at once, a wedged one
+/// never does.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// Read-ahead of the kernel in KiB: requests of 1 MiB, the most that one can carry.
+const READ_AHEAD_KB: u32 = 1024;
+
+/// Threads that read from /dev/fuse.
+const THREADS: usize = 4;
+
+/// A mount of the machine, from /proc/self/mountinfo.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountInfo {
+    /// Where it is.
+    pub mountpoint: PathBuf,
+    /// Its file system type.
+    pub fs_type: String,
+    /// Its device number, as `major:minor`.
+    pub device: String,
+}
+
+/// Returns the mounts that this process sees, in the order they were made.
+pub fn mounts() -> io::Result<Vec<MountInfo>> {
+    Ok(parse_mountinfo(&std::fs::read("/proc/self/mountinfo")?))
+}
+
+fn parse_mountinfo(text: &[u8]) -> Vec<MountInfo> {
+    text.split(|b| *b == b'\n')
+        .filter_map(|line| {
+            let mut fields = line.split(|b| *b == b' ');
+            let device = fields.nth(2)?;
+            let mountpoint = fields.nth(1)?;
+            let fs_type = fields.skip_while(|f| *f != b"-").nth(1)?;
+            Some(MountInfo {
+                mountpoint: OsString::from_vec(unescape(mountpoint)).into(),
+                fs_type: String::from_utf8_lossy(fs_type).into_owned(),
+                device: String::from_utf8_lossy(device).into_owned(),
+            })
+        })
+        .collect()
+}
+
+/// Undoes the kernel's escapes: a backslash and three octal digits.
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(field.len());
+    let mut at = 0;
+    while at < field.len() {
+        let octal = field
+            .get(at + 1..at + 4)
+            .filter(|d| field[at] == b'\\' && d.iter().all(|b| (b'0'..b'8').contains(b)));
+        match octal {
+            Some(digits) => {
+                out.push(digits.iter().fold(0u8, |n, d| n.wrapping_mul(8).wrapping_add(d - b'0')));
+                at += 4;
+            }
+            None => {
+                out.push(field[at]);
+                at += 1;
+            }
+        }
+    }
+    out
+}
+
+/// Returns the running kernel's major and minor version.
+pub fn kernel_version() -> Option<(u32, u32)> {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").ok()?;
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+/// Why a mount point cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum BadMountpoint {
+    /// It is not there or cannot be looked at.
+    #[error("{}: {error}{}", path.display(), hint(error))]
+    Look {
+        /// The mount point.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// It is not a directory.
+    #[error("{}: not a directory; mount on an empty directory", .0.display())]
+    NotDir(PathBuf),
+    /// It holds files, which the mount would hide.
+    #[error("{}: not empty; mount on an empty directory", .0.display())]
+    NotEmpty(PathBuf),
+    /// One of our mounts serves there.
+    #[error(
+        "{}: a volume is mounted there already; run `svol unmount {}` first",
+        .0.display(), .0.display()
+    )]
+    Mounted(PathBuf),
+    /// Something is mounted there and does not answer.
+    #[error(
+        "{}: what is mounted there does not answer; run `umount -l {}` first",
+        .0.display(), .0.display()
+    )]
+    Wedged(PathBuf),
+    /// The daemon would read through its own mount.
+    #[error(
+        "{} is inside {what} {} or the other way round; the volume would be read through itself",
+        path.display(), other.display()
+    )]
+    Nested {
+        /// The mount point.
+        path: PathBuf,
+        /// What the other directory is.
+        what: &'static str,
+        /// The other directory.
+        other: PathBuf,
+    },
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => "; create it first (mkdir -p)",
+        _ => "",
+    }
+}
+
+/// Makes sure that `path` can be mounted on, and returns it absolute. A dead mount of ours there
+/// is detached first.
+pub fn prepare(path: &Path) -> Result<PathBuf, BadMountpoint> {
+    let look = |error| BadMountpoint::Look {
+        path: path.to_owned(),
+        error,
+    };
+    // Without touching the mount point itself, which may be dead: its parent only.
+    let absolute = std::path::absolute(path).map_err(look)?;
+    let resolved = match (absolute.parent(), absolute.file_name()) {
+        (Some(parent), Some(name)) => parent.canonicalize().map_err(look)?.join(name),
+        _ => absolute,
+    };
+    // Dead mounts can be stacked.
+    for _ in 0..16 {
+        let on_top = mounts()
+            .map_err(look)?
+            .into_iter()
+            .rev()
+            .find(|m| m.mountpoint == resolved);
+        let Some(mount) = on_top.filter(|m| m.fs_type == FS_TYPE) else {
+            break;
+        };
+        match answers(&mount.mountpoint) {
+            Some(Ok(())) => return Err(BadMountpoint::Mounted(resolved)),
+            Some(Err(_)) => {
+                info!(mountpoint = %resolved.display(), "replacing a dead mount");
+                unmount(&resolved, true).map_err(look)?;
+            }
+            None => return Err(BadMountpoint::Wedged(resolved)),
+        }
+    }
+    let resolved = resolved.canonicalize().map_err(look)?;
+    if !resolved.metadata().map_err(look)?.is_dir() {
+        return Err(BadMountpoint::NotDir(resolved));
+    }
+    if resolved.read_dir().map_err(look)?.next().is_some() {
+        return Err(BadMountpoint::NotEmpty(resolved));
+    }
+    Ok(resolved)
+}
+
+/// Makes sure that none of `others` (each with what it is) is inside `mountpoint` or around it.
+/// `mountpoint` is absolute and without symbolic links.
+pub fn check_apart(mountpoint: &Path, what: &'static str, other: &Path) -> Result<(), BadMountpoint> {
+    let other = resolve_existing(other);
+    if mountpoint.starts_with(&other) || other.starts_with(mountpoint) {
+        return Err(BadMountpoint::Nested {
+            path: mountpoint.to_owned(),
+            what,
+            other,
+        });
+    }
+    Ok(())
+}
+
+/// Resolves the part of a path that exists.
+fn resolve_existing(path: &Path) -> PathBuf {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let mut rest = Vec::new();
+    let mut at = absolute.as_path();
+    loop {
+        if let Ok(resolved) = at.canonicalize() {
+            return rest.iter().rev().fold(resolved, |p: PathBuf, n| p.join(n));
+        }
+        match (at.parent(), at.file_name()) {
+            (Some(parent), Some(name)) => {
+                rest.push(name.to_owned());
+                at = parent;
+            }
+            _ => return absolute,
+        }
+    }
+}
+
+/// Asks a mount point for its attributes, on a thread that may be lost to it. Nothing if it does
+/// not answer in time.
+pub fn answers(path: &Path) -> Option<io::Result<()>> {
+    let (told, hear) = mpsc::sync_channel(1);
+    let path = path.to_owned();
+    std::thread::Builder::new()
+        .name("svol-look".into())
+        .spawn(move || {
+            let _ = told.send(std::fs::metadata(&path).map(drop));
+        })
+        .ok()?;
+    hear.recv_timeout(LOOK).ok()
+}
+
+/// How to mount.
+#[derive(Debug, Clone)]
+pub struct MountSettings {
+    /// What `df` and /proc/mounts name as the mounted thing.
+    pub name: String,
+    /// Whether other users may enter.
+    pub allow_other: bool,
+    /// Whether programs on it may not be run.
+    pub noexec: bool,
+}
+
+/// Mounts `filesystem` and starts serving it, on threads of its own.
+pub fn mount(
+    filesystem: Fuse,
+    mountpoint: &Path,
+    settings: &MountSettings,
+) -> io::Result<BackgroundSession> {
+    let mut config = Config::default();
+    config.mount_options = vec![
+        // fusermount splits options at commas and has no other escape for a backslash either.
+        MountOption::FSName(settings.name.replace([',', '\\', '\n', ' '], "_")),
+        MountOption::Subtype("svol".into()),
+        MountOption::RO,
+        MountOption::NoSuid,
+        MountOption::NoDev,
+        MountOption::NoAtime,
+        MountOption::DefaultPermissions,
+    ];
+    if settings.noexec {
+        config.mount_options.push(MountOption::NoExec);
+    }
+    config.acl = if settings.allow_other {
+        SessionACL::All
+    } else {
+        SessionACL::Owner
+    };
+    config.n_threads = Some(THREADS);
+    let session = Session::new(filesystem, mountpoint, &config)?.spawn()?;
+    set_read_ahead(mountpoint);
+    Ok(session)
+}
+
+/// Raises the kernel's read-ahead for the mount, which only root may.
+fn set_read_ahead(mountpoint: &Path) {
+    let device = mounts().ok().and_then(|all| {
+        all.into_iter()
+            .rev()
+            .find(|m| m.mountpoint == mountpoint)
+            .map(|m| m.device)
+    });
+    if let Some(device) = device {
+        let file = format!("/sys/class/bdi/{device}/read_ahead_kb");
+        if let Err(error) = std::fs::write(&file, READ_AHEAD_KB.to_string()) {
+            debug!(file, %error, "the kernel's read-ahead stays as it is");
+        }
+    }
+}
+
+/// Unmounts. `lazy` detaches it at once, even while it is in use or dead.
+///
+/// Without the privilege, fusermount3 does it.
+pub fn unmount(mountpoint: &Path, lazy: bool) -> io::Result<()> {
+    let flags = if lazy {
+        UnmountFlags::DETACH
+    } else {
+        UnmountFlags::empty()
+    };
+    match rustix::mount::unmount(mountpoint, flags) {
+        Ok(()) => Ok(()),
+        Err(rustix::io::Errno::PERM) => fusermount(mountpoint, lazy),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+fn fusermount(mountpoint: &Path, lazy: bool) -> io::Result<()> {
+    let flags = if lazy { "-uz" } else { "-u" };
+    let output = std::process::Command::new("fusermount3")
+        .arg(flags)
+        .arg("--")
+        .arg(mountpoint)
+        .output()
+        .map_err(|e| io::Error::new(e.kind(), format!("fusermount3: {e}; install fuse3")))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    if said.contains("busy") {
+        return Err(rustix::io::Errno::BUSY.into());
+    }
+    Err(io::Error::other(said.trim().to_owned()))
+}
+
+/// Unmounts for good, as at the end of the daemon: politely, then lazily.
+pub fn end(mountpoint: &Path) {
+    if let Err(error) = unmount(mountpoint, false) {
+        debug!(mountpoint = %mountpoint.display(), %error, "in use; detaching it");
+        if let Err(error) = unmount(mountpoint, true)
+            && error.raw_os_error() != Some(rustix::io::Errno::INVAL.raw_os_error())
+        {
+            warn!(mountpoint = %mountpoint.display(), %error, "could not unmount");
+        }
+    }
+}
+
+/// Returns whether one of our mounts is at `mountpoint`.
+pub fn is_ours(mountpoint: &Path) -> io::Result<bool> {
+    Ok(mounts()?
+        .iter()
+        .any(|m| m.mountpoint.as_os_str().as_bytes() == mountpoint.as_os_str().as_bytes() && m.fs_type == FS_TYPE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mountinfo_is_taken_apart() {
+        let text = b"36 35 98:0 /mnt1 /mnt\\0402 rw,noatime master:1 - fuse.svol svol:x rw\n\
+            nonsense\n37 35 0:5 / /proc rw - proc proc rw\n";
+        let mounts = parse_mountinfo(text);
+        assert_eq!(mounts.len(), 2);
+        assert_eq!(mounts[0].mountpoint, Path::new("/mnt 2"));
+        assert_eq!(mounts[0].fs_type, FS_TYPE);
+        assert_eq!(mounts[0].device, "98:0");
+        assert_eq!(mounts[1].fs_type, "proc");
+    }
+
+    #[test]
+    fn nested_directories_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        let mountpoint = root.join("mnt");
+        assert!(check_apart(&mountpoint, "the cache", &root.join("mnt/cache")).is_err());
+        assert!(check_apart(&mountpoint, "the cache", &root).is_err());
+        assert!(check_apart(&mountpoint, "the cache", &root.join("mnt2")).is_ok());
+        std::fs::create_dir(&mountpoint).unwrap();
+        std::os::unix::fs::symlink(&mountpoint, root.join("link")).unwrap();
+        assert!(check_apart(&mountpoint, "the cache", &root.join("link/x")).is_err());
+    }
+
+    #[test]
+    fn mountpoints_are_checked() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(prepare(dir.path()).is_ok());
+        let message = |p: &Path| prepare(p).unwrap_err().to_string();
+        assert!(message(&dir.path().join("no")).contains("create it first"));
+        std::fs::write(dir.path().join("file"), "").unwrap();
+        assert!(message(dir.path()).contains("not empty"));
+        assert!(message(&dir.path().join("file")).contains("not a directory"));
+    }
+
+    #[test]
+    fn the_kernel_has_a_version() {
+        assert!(kernel_version().unwrap() >= (3, 0));
+    }
+}

@@ -1,0 +1,400 @@
+//! The filesystem's operations on inodes and handles. Knows no FUSE types and no errno.
+//!
+//! Each operation comes twice: `*_now` answers from memory and local disk, on the caller's thread,
+//! or says that it cannot (`None`); its async twin waits for sources, within their deadlines. The
+//! FUSE layer tries the first on the kernel's own thread and spawns the second.
+//!
+//! Invariants: an inode is (layer, path, version) and never changes what it stands for
+//! ([`node`]); an open file is pinned to its version; a source's failure is never an absence.
+//!
+//! Lock order: shards of nodes, then `Node::opened`; handles' windows are leaves. No lock is held
+//! while a source is asked.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use svol_cache::Cache;
+use tokio::runtime::Handle as Runtime;
+
+use crate::entry::{Entry, Kind, Timestamp};
+use crate::fetch::{Counters, Fetcher};
+use crate::namespace::{Found, LookupError, Merged, Namespace};
+use crate::path::{Name, RelPath};
+use crate::source::ErrorKind;
+
+mod attr;
+mod error;
+mod file;
+mod node;
+mod open;
+mod shards;
+mod xattr;
+
+pub use attr::{Attr, Owner};
+pub use error::{Error, Result};
+pub use node::{Ino, ROOT};
+
+use file::Handle;
+use node::{Node, Nodes, What};
+use shards::Shards;
+
+/// For how long the kernel may keep what never changes: an inode's attributes.
+pub const FOREVER: Duration = Duration::from_secs(24 * 3600);
+
+/// For how long the kernel may remember that a name is absent: a second at most (DESIGN 7).
+pub const ABSENT: Duration = Duration::from_secs(1);
+
+/// A filesystem: a namespace, read through a cache.
+pub struct Vfs {
+    namespace: Arc<Namespace>,
+    cache: Cache,
+    fetcher: Arc<Fetcher>,
+    /// One for each layer.
+    counters: Vec<Arc<Counters>>,
+    runtime: Runtime,
+    owner: Owner,
+    /// The time shown where a source knows none: fixed, so that it is the same after a remount.
+    epoch: Timestamp,
+    nodes: Nodes,
+    handles: Shards<Arc<Handle>>,
+    dirs: Shards<Arc<DirHandle>>,
+    next_handle: AtomicU64,
+}
+
+/// An open directory: one state of its listing, so that offsets into it stay true.
+#[derive(Debug)]
+struct DirHandle {
+    node: Arc<Node>,
+    listing: std::sync::RwLock<Arc<Merged>>,
+}
+
+/// What a lookup found.
+#[derive(Debug, Clone, Copy)]
+pub struct Looked {
+    /// Its attributes.
+    pub attr: Attr,
+    /// For how long the kernel may believe in the name.
+    pub name_ttl: Duration,
+}
+
+/// An opened directory.
+#[derive(Debug, Clone, Copy)]
+pub struct OpenedDir {
+    /// The handle.
+    pub handle: u64,
+    /// Whether the listing is the one that the kernel's directory cache was filled with.
+    pub unchanged: bool,
+}
+
+/// One entry of an open directory.
+#[derive(Debug)]
+pub struct DirEntry<'a> {
+    /// Where the next entry is.
+    pub next: u64,
+    /// Its name.
+    pub name: &'a str,
+    /// Its attributes.
+    pub attr: Attr,
+    /// For how long the kernel may believe name and attributes; zero if it must ask first.
+    pub ttl: Duration,
+}
+
+/// Sizes of the volume for `statfs`, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct VolumeSize {
+    /// Known bytes in the volume.
+    pub used: u64,
+    /// Room left in the cache.
+    pub free: u64,
+    /// Known files.
+    pub files: u64,
+}
+
+impl Vfs {
+    /// Assembles a filesystem.
+    pub fn new(
+        namespace: Arc<Namespace>,
+        cache: Cache,
+        fetcher: Arc<Fetcher>,
+        runtime: Runtime,
+        owner: Owner,
+    ) -> Vfs {
+        let root = namespace.root();
+        let counters = namespace.layers().iter().map(|_| Arc::default()).collect();
+        Vfs {
+            counters,
+            namespace,
+            cache,
+            fetcher,
+            runtime,
+            owner,
+            epoch: Timestamp(0),
+            nodes: Nodes::new(root),
+            handles: Shards::new(),
+            dirs: Shards::new(),
+            next_handle: AtomicU64::new(1),
+        }
+    }
+
+    /// Returns the namespace.
+    pub fn namespace(&self) -> &Arc<Namespace> {
+        &self.namespace
+    }
+
+    /// Returns how many inodes the kernel knows, and how many files are open.
+    pub fn in_use(&self) -> (usize, usize) {
+        (self.nodes.len(), self.handles.len())
+    }
+
+    /// Returns the counts of the layer at `index`.
+    pub fn counters(&self, index: usize) -> Option<&Counters> {
+        self.counters.get(index).map(|c| &**c)
+    }
+
+    fn dir_node(&self, ino: Ino) -> Result<Arc<Node>> {
+        let node = self.nodes.get(ino).ok_or(Error::Stale)?;
+        if node.is_dir() { Ok(node) } else { Err(Error::NotDir) }
+    }
+
+    /// Looks `name` up in a directory, from memory.
+    pub fn lookup_now(&self, parent: Ino, name: &[u8]) -> Option<Result<Looked>> {
+        let (dir, name) = match self.lookup_args(parent, name) {
+            Ok(args) => args,
+            Err(error) => return Some(Err(error)),
+        };
+        let found = self.namespace.peek_lookup(&dir.path, &name)?;
+        match found {
+            // Its size must be asked for first.
+            Ok(found) if needs_size(&found.entry) => None,
+            Ok(found) => Some(Ok(self.looked_up(&dir.path, found))),
+            Err(error) => Some(Err(error.into())),
+        }
+    }
+
+    /// Looks `name` up in a directory.
+    pub async fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Looked> {
+        let (dir, name) = self.lookup_args(parent, name)?;
+        let mut found = self.namespace.lookup(&dir.path, &name).await?;
+        if needs_size(&found.entry) {
+            found = self.namespace.resolve(&dir.path, &name, found).await?;
+        }
+        Ok(self.looked_up(&dir.path, found))
+    }
+
+    fn lookup_args(&self, parent: Ino, name: &[u8]) -> Result<(Arc<Node>, Name)> {
+        let dir = self.dir_node(parent)?;
+        // A name that cannot be is not there.
+        let name = Name::from_bytes(name).map_err(|_| Error::Absent)?;
+        Ok((dir, name))
+    }
+
+    fn looked_up(&self, dir: &RelPath, found: Found) -> Looked {
+        let name_ttl = found.fresh_for.min(FOREVER);
+        let node = self.node_for(dir.join(&found.entry.name), found);
+        Looked {
+            attr: self.attr_of(&node),
+            name_ttl,
+        }
+    }
+
+    fn node_for(&self, path: RelPath, found: Found) -> Arc<Node> {
+        let (ino, what) = self.identify(&path, found);
+        self.nodes.look_up(ino, path, what)
+    }
+
+    fn identify(&self, path: &RelPath, found: Found) -> (Ino, What) {
+        match found.entry.kind {
+            Kind::Dir => (node::dir_ino(path), What::Dir { entry: found.entry }),
+            Kind::File | Kind::Symlink => {
+                let source = self.namespace.source(found.layer);
+                let ino = node::leaf_ino(path, source.identity(), &found.entry);
+                let what = What::Leaf {
+                    layer: found.layer,
+                    source_path: found.path,
+                    entry: found.entry,
+                };
+                (ino, what)
+            }
+        }
+    }
+
+    fn attr_of(&self, node: &Node) -> Attr {
+        self.owner.attr(node.ino, node.entry(), self.epoch)
+    }
+
+    /// Takes note that the kernel forgot `count` lookups of an inode.
+    pub fn forget(&self, ino: Ino, count: u64) {
+        self.nodes.forget(ino, count);
+    }
+
+    /// Returns the attributes of an inode.
+    pub fn attr(&self, ino: Ino) -> Result<Attr> {
+        let node = self.nodes.get(ino).ok_or(Error::Stale)?;
+        Ok(self.attr_of(&node))
+    }
+
+    /// Returns where a symbolic link points to.
+    pub fn readlink(&self, ino: Ino) -> Result<Arc<str>> {
+        let node = self.nodes.get(ino).ok_or(Error::Stale)?;
+        node.entry().target.clone().ok_or(Error::NotSymlink)
+    }
+
+    /// Opens a directory, from memory.
+    pub fn opendir_now(&self, ino: Ino) -> Option<Result<OpenedDir>> {
+        let node = match self.dir_node(ino) {
+            Ok(node) => node,
+            Err(error) => return Some(Err(error)),
+        };
+        let listing = self.namespace.peek_list(&node.path)?;
+        Some(listing.map(|l| self.opened_dir(node, l)).map_err(Error::from))
+    }
+
+    /// Opens a directory.
+    pub async fn opendir(&self, ino: Ino) -> Result<OpenedDir> {
+        let node = self.dir_node(ino)?;
+        let listing = self.namespace.list(&node.path).await?;
+        Ok(self.opened_dir(node, listing))
+    }
+
+    fn opened_dir(&self, node: Arc<Node>, listing: Arc<Merged>) -> OpenedDir {
+        // Generations start above zero, so a directory that was never listed is not "unchanged".
+        let unchanged = listing.degraded.is_empty()
+            && node.listed.swap(listing.generation, Ordering::Relaxed) == listing.generation;
+        let handle = self.next_handle.fetch_add(1, Ordering::Relaxed);
+        let dir = DirHandle {
+            node,
+            listing: std::sync::RwLock::new(listing),
+        };
+        self.dirs.insert(handle, Arc::new(dir));
+        OpenedDir { handle, unchanged }
+    }
+
+    /// Closes a directory.
+    pub fn releasedir(&self, handle: u64) {
+        self.dirs.remove(handle);
+    }
+
+    /// Hands the entries from `offset` on to `take` until it returns false ("full").
+    ///
+    /// With `count`, each entry taken counts as looked up, as in readdirplus; `.`, `..` and entries
+    /// whose size is not known yet never do.
+    pub fn readdir(
+        &self,
+        handle: u64,
+        ino: Ino,
+        offset: u64,
+        count: bool,
+        mut take: impl FnMut(&DirEntry<'_>) -> bool,
+    ) -> Result<()> {
+        let dir = self.dirs.get(handle).ok_or(Error::Stale)?;
+        debug_assert_eq!(dir.node.ino, ino);
+        let listing = {
+            let mut held = dir.listing.write().unwrap_or_else(PoisonError::into_inner);
+            // Rewound: POSIX wants the present state.
+            if offset == 0
+                && let Some(Ok(now)) = self.namespace.peek_list(&dir.node.path)
+            {
+                *held = now;
+            }
+            held.clone()
+        };
+        let node = &dir.node;
+        for at in offset..2 {
+            let path = match at {
+                0 => node.path.clone(),
+                _ => node.path.parent().unwrap_or_else(RelPath::root),
+            };
+            let entry = DirEntry {
+                next: at + 1,
+                name: if at == 0 { "." } else { ".." },
+                attr: Attr {
+                    ino: node::dir_ino(&path),
+                    ..self.attr_of(node)
+                },
+                ttl: Duration::ZERO,
+            };
+            if !take(&entry) {
+                return Ok(());
+            }
+        }
+        let from = usize::try_from(offset.saturating_sub(2)).unwrap_or(usize::MAX);
+        for (at, found) in listing.found_from(from) {
+            let path = node.path.join(&found.entry.name);
+            let unsized_file = needs_size(&found.entry);
+            let ttl = found.fresh_for.min(FOREVER);
+            let name = found.entry.name.clone();
+            let (ino, what) = self.identify(&path, found);
+            let (attr, ttl) = if count && !unsized_file {
+                (self.attr_of(&self.nodes.look_up(ino, path, what)), ttl)
+            } else {
+                let entry = match &what {
+                    What::Dir { entry } | What::Leaf { entry, .. } => entry,
+                };
+                (self.owner.attr(ino, entry, self.epoch), Duration::ZERO)
+            };
+            let entry = DirEntry {
+                next: at as u64 + 3,
+                name: name.as_str(),
+                attr,
+                ttl,
+            };
+            if !take(&entry) {
+                if count && !unsized_file {
+                    self.nodes.forget(attr.ino, 1);
+                }
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the sizes of the volume.
+    pub fn size(&self) -> VolumeSize {
+        let (used, files) = self.namespace.known_size();
+        let stats = self.cache.stats();
+        VolumeSize {
+            used,
+            free: stats.limit.saturating_sub(stats.used),
+            files,
+        }
+    }
+
+    /// Returns the inode of the directory at `path` of the volume if the kernel knows it, for the
+    /// invalidation of names in it.
+    pub fn known_dir(&self, path: &RelPath) -> Option<Ino> {
+        self.nodes.dir(path).map(|n| n.ino)
+    }
+
+    /// Returns where in the volume an inode is, with a leading slash.
+    pub fn path_of(&self, ino: Ino) -> Option<String> {
+        self.nodes.get(ino).map(|n| n.path.to_string())
+    }
+
+    /// Takes note of a failed read: what a source says is gone or changed is looked at again.
+    fn note_failure(&self, node: &Node, error: &Error) {
+        if let (Error::Source(error), What::Leaf { layer, source_path, .. }) = (error, &node.what)
+            && matches!(error.kind(), ErrorKind::Changed | ErrorKind::NotFound)
+        {
+            self.namespace.report_changed(*layer, source_path);
+        }
+    }
+}
+
+impl std::fmt::Debug for Vfs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Vfs").finish_non_exhaustive()
+    }
+}
+
+/// Returns for how long the kernel may remember that a name is absent.
+pub fn absent_ttl(error: &LookupError) -> Duration {
+    match error {
+        LookupError::Absent { fresh_for } => (*fresh_for).min(ABSENT),
+        LookupError::Failed { .. } => Duration::ZERO,
+    }
+}
+
+fn needs_size(entry: &Entry) -> bool {
+    entry.kind == Kind::File && entry.size.is_none()
+}
