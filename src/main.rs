@@ -1,2 +1,63 @@
 //! The `svol` command.
-fn main() {}
+
+use std::io::{self, Write};
+
+use clap::Parser;
+use svol::cli::{Cli, Command, Env, ExitStatus, Quiet, offline, resolve_log};
+use svol::commands::{self, Failure};
+
+fn main() -> ExitStatus {
+    let cli = Cli::parse();
+    match run(&cli) {
+        Ok(status) => status,
+        Err(failure) => {
+            eprintln!("svol: {}", failure.message);
+            failure.status
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<ExitStatus, Failure> {
+    // A mount logs for later; every other command speaks for itself, and logs what went wrong.
+    if !matches!(cli.command, Command::Mount(_)) {
+        let log = resolve_log(&cli.log, Quiet::Command, &Env::of_process()?)?;
+        svol::logging::init(&log).map_err(Failure::usage)?;
+    }
+    let mut out = io::BufWriter::new(io::stdout());
+    let mut err = io::stderr();
+    let result = dispatch(cli, &mut out, &mut err);
+    match out.flush() {
+        // Whoever read the output has gone, as `head` does.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitStatus::Failed),
+        Err(error) => Err(error.into()),
+        Ok(()) => result,
+    }
+}
+
+fn dispatch(
+    cli: &Cli,
+    out: &mut (dyn Write + Send),
+    err: &mut dyn Write,
+) -> Result<ExitStatus, Failure> {
+    match &cli.command {
+        Command::Mount(args) => commands::mount::mount(args, &cli.log),
+        Command::Unmount(args) => commands::mount::unmount(args, err),
+        Command::Status(args) => commands::status::status(args, out, err),
+        Command::Validate(args) => Ok(offline::validate(args, out, err)?),
+        Command::Explain(args) => commands::status::explain(args, out, err),
+        Command::Refresh(args) => commands::status::refresh(args, out, err),
+        Command::Schema(_) => Ok(offline::schema(out)?),
+        Command::Ls(args) => commands::look::ls(args, out, err),
+        Command::Cat(args) => commands::look::cat(args, out, err),
+        Command::Cache(args) => commands::cache::cache(args, out, err),
+        Command::Demo(args) => {
+            let runtime = commands::runtime()?;
+            let interrupted = async {
+                let _ = tokio::signal::ctrl_c().await;
+            };
+            // On this thread, which is none of the runtime's: it waits for processes.
+            runtime.block_on(svol::demo::run(args.keep, out, interrupted))?;
+            Ok(ExitStatus::Done)
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! The one place that assembles components from settings.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use svol_cache::Cache;
+use tokio::runtime::Handle as Runtime;
+
+use crate::catalogue::{Catalogue, Db, Policy};
+use crate::cli::{CacheSettings, VolumeSettings};
+use crate::config::Volume;
+use crate::fetch::Fetcher;
+use crate::namespace::{Filter, Layer, Namespace};
+use crate::source::Source;
+use crate::source::guard::{Bandwidth, GuardOptions, Guarded};
+use crate::vfs::{Owner, Vfs};
+
+mod serve;
+mod sources;
+
+pub use serve::{READY, detach, serve};
+
+/// How long a reader waits for a listing that is known to be refreshed, before it gets the one
+/// that is here.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Why a volume could not be assembled.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A source's settings make no sense.
+    #[error("layer {layer}: {error}")]
+    Source {
+        /// The layer's name.
+        layer: String,
+        /// What is wrong.
+        error: crate::source::Error,
+    },
+    /// A layer's filter cannot be used.
+    #[error("layer {layer}: {message}")]
+    Filter {
+        /// The layer's name.
+        layer: String,
+        /// What is wrong.
+        message: String,
+    },
+    /// The cache cannot be used.
+    #[error("cache {}: {error}", dir.display())]
+    Cache {
+        /// Its directory.
+        dir: PathBuf,
+        /// What is wrong.
+        error: svol_cache::Error,
+    },
+    /// The catalogue cannot be used.
+    #[error("catalogue in {}: {message}", dir.display())]
+    Catalogue {
+        /// The cache's directory.
+        dir: PathBuf,
+        /// What is wrong.
+        message: String,
+    },
+    /// The mount point cannot be used.
+    #[error(transparent)]
+    Mountpoint(#[from] crate::fuse::mount::BadMountpoint),
+    /// Anything else of the system.
+    #[error("{0}")]
+    System(String),
+}
+
+/// A volume that can be looked into, mounted or not.
+pub struct View {
+    /// The filesystem.
+    pub vfs: Arc<Vfs>,
+    /// The sources behind their limits, in the order of the layers.
+    pub guards: Vec<Guarded>,
+    /// The cache.
+    pub cache: Cache,
+    /// The cache's directory.
+    pub cache_dir: PathBuf,
+    /// The volume's name.
+    pub name: String,
+}
+
+impl View {
+    /// Opens the cache and assembles the volume. Asks no source anything.
+    pub fn open(
+        settings: &VolumeSettings,
+        owner: Owner,
+        runtime: &Runtime,
+    ) -> Result<View, Error> {
+        crate::tls::install();
+        let (cache, db) = open_cache(&settings.cache)?;
+        let volume = &settings.volume;
+        let bandwidth = settings
+            .bwlimit
+            .map(|rate| Arc::new(Bandwidth::new(rate.bytes_per_second())));
+        let mut guards = Vec::new();
+        let mut layers = Vec::new();
+        for index in 0..volume.spec.layers.len() {
+            let (guard, layer) = open_layer(volume, index, &bandwidth, &db, runtime)?;
+            guards.push(guard);
+            layers.push(layer);
+        }
+        let namespace = Arc::new(Namespace::new(layers));
+        let vfs = Vfs::new(
+            namespace,
+            cache.clone(),
+            Fetcher::new(),
+            runtime.clone(),
+            owner,
+        );
+        Ok(View {
+            vfs: Arc::new(vfs),
+            guards,
+            cache,
+            cache_dir: settings.cache.dir.clone(),
+            name: volume.metadata.name.to_string(),
+        })
+    }
+}
+
+/// Opens the cache alone, for commands that look after it.
+pub fn open_cache_only(settings: &CacheSettings) -> Result<Cache, Error> {
+    let mut config = svol_cache::Config::new(&settings.dir);
+    config.limit = settings.size.map(|size| size.bytes_of(disk_size(&settings.dir)));
+    Cache::open(config).map_err(|error| Error::Cache {
+        dir: settings.dir.clone(),
+        error,
+    })
+}
+
+fn open_cache(settings: &CacheSettings) -> Result<(Cache, Db), Error> {
+    let cache = open_cache_only(settings)?;
+    let db = Db::open(&settings.dir).map_err(|error| Error::Catalogue {
+        dir: settings.dir.clone(),
+        message: crate::control::causes(&error),
+    })?;
+    Ok((cache, db))
+}
+
+fn open_layer(
+    volume: &Volume,
+    index: usize,
+    bandwidth: &Option<Arc<Bandwidth>>,
+    db: &Db,
+    runtime: &Runtime,
+) -> Result<(Guarded, Layer), Error> {
+    let spec = &volume.spec.layers[index];
+    let name = volume.layer_name(index);
+    let source = sources::build(&spec.source).map_err(|error| Error::Source {
+        layer: name.clone(),
+        error,
+    })?;
+    let options = GuardOptions {
+        deadline: spec.timeout(),
+        bandwidth: bandwidth.clone(),
+        ..GuardOptions::default()
+    };
+    let guard = Guarded::new(source, name.clone(), options);
+    let policy = Policy {
+        refresh: spec.refresh().interval(),
+        patience: PATIENCE,
+        ..Policy::default()
+    };
+    let guarded: Arc<dyn Source> = Arc::new(guard.clone());
+    let catalogue = Catalogue::new(db.clone(), guarded, policy, runtime.clone());
+    let texts = |globs: &[crate::config::GlobPattern]| -> Vec<String> {
+        globs.iter().map(|g| g.as_str().to_owned()).collect()
+    };
+    let filter = Filter::new(&texts(&spec.include), &texts(&spec.exclude)).map_err(|error| {
+        Error::Filter {
+            layer: name.clone(),
+            message: error.to_string(),
+        }
+    })?;
+    let layer = Layer {
+        name,
+        catalogue,
+        graft: spec.path.rel_path().clone(),
+        filter,
+        required: spec.required,
+        strict: spec.strict,
+        revalidate: spec.revalidate(),
+        timeout: spec.timeout(),
+    };
+    Ok((guard, layer))
+}
+
+/// Returns the size of the disk that `dir`, or what of it exists, is on, in bytes.
+fn disk_size(dir: &Path) -> u64 {
+    dir.ancestors()
+        .find_map(|d| rustix::fs::statvfs(d).ok())
+        .map_or(0, |s| s.f_blocks.saturating_mul(s.f_frsize))
+}

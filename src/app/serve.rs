@@ -1,0 +1,210 @@
+//! Serving a mount: from settings to a running daemon, and its end.
+
+use std::io::Write;
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::runtime::Handle as Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{info, warn};
+
+use super::{Error, View};
+use crate::cli::MountSettings;
+use crate::config;
+use crate::control::registry::Registration;
+use crate::control::server;
+use crate::fuse::mount::{self, MountSettings as KernelSettings};
+use crate::fuse::{Fuse, Notifications};
+use crate::path::RelPath;
+use crate::source::Source;
+use crate::vfs::Owner;
+
+/// How long the end may take once it was asked for: half of what Kubernetes grants a pod.
+const END: Duration = Duration::from_secs(10);
+
+/// The permission bits taken away unless said otherwise: none that the volume has.
+const UMASK: u32 = 0o022;
+
+/// Mounts and serves until the mount is gone or a signal ends it. Calls `ready` once it serves.
+///
+/// The caller's thread must not be one of the runtime's workers.
+pub fn serve(
+    settings: &MountSettings,
+    runtime: &Runtime,
+    ready: impl FnOnce(),
+) -> Result<(), Error> {
+    let mountpoint = prepare(settings)?;
+    let system = |e: std::io::Error| Error::System(e.to_string());
+    let owner = Owner {
+        uid: settings.uid.unwrap_or(rustix::process::geteuid().as_raw()),
+        gid: settings.gid.unwrap_or(rustix::process::getegid().as_raw()),
+        umask: settings.umask.map_or(UMASK, |u| u32::from(u.bits())),
+    };
+    let view = View::open(&settings.view, owner, runtime)?;
+    if settings.wait {
+        runtime.block_on(reach_all(&view))?;
+    }
+    // Signals are caught before there is anything to clean up.
+    let mut signals = runtime.block_on(async { Signals::new() }).map_err(system)?;
+
+    let (notifications, pending) = Notifications::new();
+    view.vfs
+        .namespace()
+        .set_listener(move |dir, names| notifications.changed(dir, names));
+    let kernel = KernelSettings {
+        name: format!("svol:{}", view.name),
+        allow_other: settings.allow_other,
+        noexec: settings.noexec,
+    };
+    let filesystem = Fuse::new(view.vfs.clone(), runtime.clone());
+    let session = mount::mount(filesystem, &mountpoint, &kernel)
+        .map_err(|e| Error::System(mount_error(&mountpoint, &e)))?;
+    // From here on whatever happens, the mount goes.
+    let mounted = Mounted(&mountpoint);
+    pending.start(&view.vfs, session.notifier()).map_err(system)?;
+    let registration = Registration::new(&mountpoint).map_err(system)?;
+    let control = runtime
+        .block_on(server::start(registration.record().clone(), &view))
+        .map_err(|e| Error::System(format!("control socket: {e}")))?;
+    info!(mountpoint = %mountpoint.display(), "serving");
+    ready();
+
+    let (told, mut ended) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new()
+        .name("svol-session".into())
+        .spawn(move || {
+            let _ = told.send(session.join());
+        })
+        .map_err(system)?;
+    runtime.block_on(async {
+        tokio::select! {
+            result = &mut ended => {
+                // Somebody else may have mounted there since.
+                std::mem::forget(mounted);
+                match result {
+                    Ok(Err(error)) => warn!(%error, "the session ended"),
+                    _ => info!("unmounted"),
+                }
+            }
+            name = signals.next() => {
+                info!(signal = name, "ending");
+                drop(mounted);
+                if tokio::time::timeout(END, &mut ended).await.is_err() {
+                    warn!("files are still open; they fail from now on");
+                }
+            }
+        }
+        control.abort();
+        if tokio::time::timeout(END, view.cache.close()).await.is_err() {
+            warn!("the cache's index did not close in time");
+        }
+    });
+    Ok(())
+}
+
+/// Checks everything that can be checked without making anything.
+fn prepare(settings: &MountSettings) -> Result<std::path::PathBuf, Error> {
+    let mountpoint = mount::prepare(&settings.mountpoint)?;
+    mount::check_apart(&mountpoint, "the cache", &settings.view.cache.dir)?;
+    for layer in &settings.view.volume.spec.layers {
+        if let config::Source::Local(local) = &layer.source {
+            mount::check_apart(&mountpoint, "the local source", &local.path)?;
+        }
+    }
+    if let Some(file) = &settings.log.file {
+        let dir = file.parent().unwrap_or(Path::new("/"));
+        if mount::check_apart(&mountpoint, "the log file's directory", dir).is_err()
+            && file.starts_with(&mountpoint)
+        {
+            return Err(Error::System(format!(
+                "{}: the log file is inside the mount point",
+                file.display()
+            )));
+        }
+    }
+    Ok(mountpoint)
+}
+
+/// Waits until every layer answered once.
+async fn reach_all(view: &View) -> Result<(), Error> {
+    for guard in &view.guards {
+        guard
+            .list(&RelPath::root())
+            .await
+            .map_err(|error| Error::System(error.to_string()))?;
+    }
+    Ok(())
+}
+
+fn mount_error(mountpoint: &Path, error: &std::io::Error) -> String {
+    let at = mountpoint.display();
+    let said = error.to_string();
+    let hint = if said.contains("user_allow_other") {
+        "; add user_allow_other to /etc/fuse.conf, or mount as root"
+    } else if error.kind() == std::io::ErrorKind::NotFound {
+        "; /dev/fuse or fusermount3 is missing (apt install fuse3, modprobe fuse)"
+    } else if error.kind() == std::io::ErrorKind::PermissionDenied {
+        "; the mount point must be yours, or mount as root"
+    } else {
+        ""
+    };
+    format!("cannot mount at {at}: {}{hint}", said.trim())
+}
+
+/// Unmounts when dropped.
+struct Mounted<'a>(&'a Path);
+
+impl Drop for Mounted<'_> {
+    fn drop(&mut self) {
+        if mount::is_ours(self.0).unwrap_or(false) {
+            mount::end(self.0);
+        }
+    }
+}
+
+/// The signals that end a mount.
+struct Signals {
+    term: tokio::signal::unix::Signal,
+    int: tokio::signal::unix::Signal,
+    hup: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Signals> {
+        Ok(Signals {
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+            hup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        loop {
+            tokio::select! {
+                _ = self.term.recv() => return "SIGTERM",
+                _ = self.int.recv() => return "SIGINT",
+                // A terminal that closes must not take a mount with it.
+                _ = self.hup.recv() => info!("SIGHUP is ignored"),
+            }
+        }
+    }
+}
+
+/// What the daemon says on its standard output once it serves.
+pub const READY: &str = "ready";
+
+/// Tells whoever started us that the mount serves, and lets go of the terminal.
+pub fn detach() {
+    let mut out = std::io::stdout();
+    let _ = writeln!(out, "{READY}").and_then(|()| out.flush());
+    let Ok(null) = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null")
+    else {
+        return;
+    };
+    let _ = rustix::stdio::dup2_stdin(&null);
+    let _ = rustix::stdio::dup2_stdout(&null);
+    let _ = rustix::stdio::dup2_stderr(&null);
+}

@@ -1,0 +1,88 @@
+//! `svol cache`: looking after the cache on disk.
+
+use std::io::Write;
+
+use bytesize::ByteSize;
+
+use super::Failure;
+use crate::app::open_cache_only;
+use crate::cli::args::{CacheArgs, CacheCommand, CacheDirArgs};
+use crate::cli::{CacheSettings, Env, ExitStatus, resolve_cache};
+
+/// Runs one of the commands of `svol cache`.
+pub fn cache(
+    args: &CacheArgs,
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+) -> Result<ExitStatus, Failure> {
+    match &args.command {
+        CacheCommand::Stats { cache, json } => stats(&settings(cache)?, *json, out),
+        CacheCommand::Verify { cache } => verify(&settings(cache)?, out, err),
+        CacheCommand::Gc { cache } => gc(&settings(cache)?, out),
+    }
+}
+
+/// The cache must be there already: looking after one that is not would make it.
+fn settings(args: &CacheDirArgs) -> Result<CacheSettings, Failure> {
+    let settings = resolve_cache(args, &Env::of_process()?)?;
+    if settings.dir.exists() {
+        return Ok(settings);
+    }
+    Err(Failure::failed(format!(
+        "{}: there is no cache yet; the first mount makes it",
+        settings.dir.display()
+    )))
+}
+
+fn size(bytes: u64) -> String {
+    ByteSize(bytes).display().iec().to_string()
+}
+
+fn stats(settings: &CacheSettings, json: bool, out: &mut dyn Write) -> Result<ExitStatus, Failure> {
+    let stats = open_cache_only(settings)?.stats();
+    if json {
+        let document = serde_json::json!({
+            "dir": settings.dir,
+            "limitBytes": stats.limit,
+            "usedBytes": stats.used,
+            "objects": stats.objects,
+            "blobs": stats.blobs,
+            "partials": stats.partials,
+            "packedBytes": stats.packed_bytes,
+        });
+        writeln!(out, "{}", crate::control::server::pretty(&document))?;
+    } else {
+        writeln!(out, "Cache     {}", settings.dir.display())?;
+        writeln!(out, "Used      {} of {}", size(stats.used), size(stats.limit))?;
+        writeln!(out, "Objects   {}", stats.objects)?;
+        writeln!(out, "Blobs     {} whole files", stats.blobs)?;
+        writeln!(out, "Partials  {} files that are here in part", stats.partials)?;
+        writeln!(out, "Packed    {} of small files", size(stats.packed_bytes))?;
+    }
+    Ok(ExitStatus::Done)
+}
+
+fn verify(
+    settings: &CacheSettings,
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+) -> Result<ExitStatus, Failure> {
+    let cache = open_cache_only(settings)?;
+    let report = cache.verify(|_| {}).map_err(Failure::failed)?;
+    writeln!(out, "{report}")?;
+    if report.is_clean() {
+        return Ok(ExitStatus::Done);
+    }
+    writeln!(
+        err,
+        "svol: what did not match its digest was dropped and will be fetched again; if this repeats, check the disk"
+    )?;
+    Ok(ExitStatus::Failed)
+}
+
+fn gc(settings: &CacheSettings, out: &mut dyn Write) -> Result<ExitStatus, Failure> {
+    let cache = open_cache_only(settings)?;
+    let report = cache.gc(None).map_err(Failure::failed)?;
+    writeln!(out, "{report}")?;
+    Ok(ExitStatus::Done)
+}

@@ -1,0 +1,80 @@
+//! The commands: each takes its parsed arguments, does its work and says how it ended.
+
+use std::fmt::Display;
+
+use tokio::runtime::Runtime;
+
+use crate::cli::ExitStatus;
+
+pub mod cache;
+pub mod look;
+pub mod mount;
+pub mod status;
+
+/// Threads that do async work: the protocol and TLS of two fast links.
+const WORKERS: usize = 4;
+
+/// Threads for blocking work (the disk, hashing) at most.
+const BLOCKING: usize = 32;
+
+/// Why a command ended early, and with which status.
+#[derive(Debug)]
+pub struct Failure {
+    /// What to say.
+    pub message: String,
+    /// How to end.
+    pub status: ExitStatus,
+}
+
+impl Failure {
+    /// Returns a failure to do what was asked.
+    pub fn failed(message: impl Display) -> Failure {
+        Failure {
+            message: message.to_string(),
+            status: ExitStatus::Failed,
+        }
+    }
+
+    /// Returns a refusal of what was asked.
+    pub fn usage(message: impl Display) -> Failure {
+        Failure {
+            message: message.to_string(),
+            status: ExitStatus::Usage,
+        }
+    }
+}
+
+impl From<crate::app::Error> for Failure {
+    fn from(error: crate::app::Error) -> Failure {
+        use crate::app::Error;
+        match error {
+            Error::Mountpoint(_) | Error::Filter { .. } | Error::Source { .. } => {
+                Failure::usage(error)
+            }
+            _ => Failure::failed(error),
+        }
+    }
+}
+
+impl From<crate::config::ConfigError> for Failure {
+    fn from(error: crate::config::ConfigError) -> Failure {
+        Failure::usage(error)
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Failure {
+        Failure::failed(error)
+    }
+}
+
+/// Returns the runtime that a command works on.
+pub fn runtime() -> Result<Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .max_blocking_threads(BLOCKING)
+        .thread_name("svol")
+        .enable_all()
+        .build()
+        .map_err(Failure::from)
+}

@@ -1,0 +1,284 @@
+//! `svol status`, `svol explain` and `svol refresh`: questions to the daemons.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use bytesize::ByteSize;
+use serde_json::Value;
+
+use super::{Failure, runtime};
+use crate::cli::args::{ExplainArgs, RefreshArgs, StatusArgs};
+use crate::cli::{Env, ExitStatus, resolve_cache};
+use crate::control::client::{self, PATIENT, PROMPT};
+use crate::control::registry::{self, Record};
+use crate::control::status::{Cache, Layer, Mount, Status, VERSION};
+
+/// Prints the state of all mounts of this user, or of those named.
+pub fn status(
+    args: &StatusArgs,
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+) -> Result<ExitStatus, Failure> {
+    let mut records = registry::list()?;
+    let mut failed = 0;
+    if !args.mountpoints.is_empty() {
+        let mut wanted = Vec::new();
+        for path in &args.mountpoints {
+            match registry::find(path)? {
+                Some(record) => wanted.push(record.mountpoint),
+                None => {
+                    writeln!(err, "svol: {}: no volume is mounted there", path.display())?;
+                    failed += 1;
+                }
+            }
+        }
+        records.retain(|r| wanted.contains(&r.mountpoint));
+    }
+    let runtime = runtime()?;
+    let mut mounts = Vec::new();
+    for record in &records {
+        let asked = client::ask::<Mount>(&record.socket, false, "/status", &[], PROMPT);
+        match runtime.block_on(asked) {
+            Ok(mount) => mounts.push(mount),
+            Err(error) => {
+                let at = record.mountpoint.display();
+                writeln!(err, "svol: {at} (process {}): {error}", record.pid)?;
+                failed += 1;
+            }
+        }
+    }
+    let cache = match mounts.first() {
+        Some(mount) => mount.cache.clone(),
+        None => default_cache(),
+    };
+    let status = Status {
+        version: VERSION,
+        mounts,
+        cache,
+    };
+    if args.json {
+        writeln!(out, "{}", crate::control::server::pretty(&status))?;
+    } else {
+        print(&status, out)?;
+    }
+    Ok(ExitStatus::of_several(status.mounts.len(), failed))
+}
+
+/// Returns the default cache, if there is one; it is not made for a question.
+fn default_cache() -> Option<Cache> {
+    let env = Env::of_process().ok()?;
+    let settings = resolve_cache(&Default::default(), &env).ok()?;
+    if !settings.dir.exists() {
+        return None;
+    }
+    let cache = crate::app::open_cache_only(&settings).ok()?;
+    let stats = cache.stats();
+    Some(Cache {
+        dir: settings.dir,
+        limit_bytes: stats.limit,
+        used_bytes: stats.used,
+    })
+}
+
+fn size(bytes: u64) -> String {
+    ByteSize(bytes).display().iec().to_string()
+}
+
+fn print(status: &Status, out: &mut dyn Write) -> std::io::Result<()> {
+    if status.mounts.is_empty() {
+        writeln!(out, "No volume is mounted.")?;
+    }
+    for mount in &status.mounts {
+        writeln!(
+            out,
+            "{}  volume {}, process {}, {} open files",
+            mount.mountpoint.display(),
+            mount.name,
+            mount.pid,
+            mount.open_files
+        )?;
+        print_table(&mount.layers, out)?;
+        for layer in &mount.layers {
+            for condition in layer.conditions.iter().filter(|c| c.status == "False") {
+                writeln!(
+                    out,
+                    "  ! {} since {}: {}",
+                    layer.name, condition.last_transition_time, condition.message
+                )?;
+            }
+            if layer.hidden > 0 {
+                writeln!(out, "  ! {}: {} names cannot be shown (see the log)", layer.name, layer.hidden)?;
+            }
+        }
+        writeln!(out)?;
+    }
+    if let Some(cache) = &status.cache {
+        writeln!(
+            out,
+            "Cache {}: {} of {} used",
+            cache.dir.display(),
+            size(cache.used_bytes),
+            size(cache.limit_bytes)
+        )?;
+    }
+    Ok(())
+}
+
+fn print_table(layers: &[Layer], out: &mut dyn Write) -> std::io::Result<()> {
+    let head = [
+        "LAYER", "PATH", "STATE", "LAST REFRESH", "FETCHED", "REQUESTS", "HITS", "PREFETCH", "SOURCE",
+    ];
+    let mut rows = vec![head.map(str::to_owned)];
+    for layer in layers {
+        let ready = layer.conditions.iter().find(|c| c.kind == "Ready");
+        let state = match ready {
+            Some(c) if c.status == "True" => "ready".to_owned(),
+            Some(c) if c.status == "False" => c.reason.clone(),
+            _ => "not asked yet".to_owned(),
+        };
+        let reads = layer.hits + layer.misses;
+        let prefetched = layer.prefetch_used + layer.prefetch_wasted;
+        let percent = |part: u64, all: u64| match all {
+            0 => "-".to_owned(),
+            all => format!("{:.0} %", part as f64 * 100.0 / all as f64),
+        };
+        rows.push([
+            layer.name.clone(),
+            layer.path.clone(),
+            state,
+            layer.last_refresh.clone().unwrap_or_else(|| "-".into()),
+            size(layer.bytes_fetched),
+            layer.requests.to_string(),
+            percent(layer.hits, reads),
+            match prefetched {
+                0 => "-".to_owned(),
+                all => format!("{} used of {}", percent(layer.prefetch_used, all), size(all)),
+            },
+            layer.source.clone(),
+        ]);
+    }
+    let widths: Vec<usize> = (0..head.len())
+        .map(|i| rows.iter().map(|r| r[i].chars().count()).max().unwrap_or(0))
+        .collect();
+    for row in rows {
+        let line: Vec<String> = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, &width)| format!("{cell:<width$}"))
+            .collect();
+        writeln!(out, "  {}", line.join("  ").trim_end())?;
+    }
+    Ok(())
+}
+
+/// Finds the mount that each path is in, asks its daemon, and prints with `show`.
+fn ask_each(
+    paths: &[PathBuf],
+    post: bool,
+    endpoint: &str,
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+    show: impl Fn(&Path, &Value, &mut dyn Write) -> std::io::Result<bool>,
+) -> Result<ExitStatus, Failure> {
+    let runtime = runtime()?;
+    let (mut done, mut failed) = (0, 0);
+    for path in paths {
+        let answer = locate(path).and_then(|(record, inside)| {
+            let within = if post { PATIENT } else { 2 * PATIENT / 10 };
+            let query = [("path", inside.as_str())];
+            runtime
+                .block_on(client::ask::<Value>(&record.socket, post, endpoint, &query, within))
+                .map_err(|e| format!("{}: {e}", path.display()))
+        });
+        match answer {
+            Ok(answer) if show(path, &answer, out)? => done += 1,
+            Ok(_) => failed += 1,
+            Err(message) => {
+                writeln!(err, "svol: {message}")?;
+                failed += 1;
+            }
+        }
+    }
+    Ok(ExitStatus::of_several(done, failed))
+}
+
+/// Returns the mount that `path` is in, and where in it; the mount itself is not touched.
+fn locate(path: &Path) -> Result<(Record, String), String> {
+    let at = path.display();
+    let record = registry::find(path)
+        .map_err(|e| e.to_string())?
+        .ok_or_else(|| format!("{at}: not in a mounted volume (see `svol status`)"))?;
+    let absolute = std::path::absolute(path).map_err(|e| e.to_string())?;
+    let inside = match absolute.strip_prefix(&record.mountpoint) {
+        Ok(inside) => inside.to_owned(),
+        // Through a symbolic link outside of the mount.
+        Err(_) => {
+            let parent = absolute.parent().and_then(|p| p.canonicalize().ok());
+            let resolved = parent.zip(absolute.file_name()).map(|(p, n)| p.join(n));
+            resolved
+                .and_then(|p| p.strip_prefix(&record.mountpoint).map(Path::to_owned).ok())
+                .ok_or_else(|| format!("{at}: not in a mounted volume"))?
+        }
+    };
+    let inside = inside
+        .to_str()
+        .ok_or_else(|| format!("{at}: not UTF-8, so no name of a volume"))?;
+    Ok((record, inside.to_owned()))
+}
+
+/// Tells where files of mounts come from, layer by layer.
+pub fn explain(
+    args: &ExplainArgs,
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+) -> Result<ExitStatus, Failure> {
+    let json = args.json;
+    ask_each(&args.paths, false, "/explain", out, err, |path, answer, out| {
+        if json {
+            writeln!(out, "{}", crate::control::server::pretty(answer))?;
+            return Ok(true);
+        }
+        writeln!(out, "{}", path.display())?;
+        for layer in answer.as_array().into_iter().flatten() {
+            let text = |key: &str| layer[key].as_str().unwrap_or("").to_owned();
+            let mut line = format!("  {:<16} {}", text("layer"), text("says"));
+            for key in ["url", "version"] {
+                if !text(key).is_empty() {
+                    line += &format!("  {key} {}", text(key));
+                }
+            }
+            writeln!(out, "{line}")?;
+        }
+        Ok(true)
+    })
+}
+
+/// Looks for changes now.
+pub fn refresh(
+    args: &RefreshArgs,
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+) -> Result<ExitStatus, Failure> {
+    ask_each(&args.paths, true, "/refresh", out, err, |path, answer, out| {
+        let count = |key: &str| answer[key].as_u64().unwrap_or(0);
+        let errors: Vec<&str> = answer["errors"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
+        writeln!(
+            out,
+            "{}: {} directories looked at, {} entries changed, {} new, {} gone",
+            path.display(),
+            count("directories"),
+            count("changed"),
+            count("added"),
+            count("removed")
+        )?;
+        for error in &errors {
+            writeln!(out, "  ! {error}")?;
+        }
+        Ok(errors.is_empty())
+    })
+}

@@ -1,0 +1,159 @@
+//! The daemon's side of the control socket.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::Serialize;
+use svol_cache::Cache;
+use tokio::task::JoinHandle;
+
+use super::registry::Record;
+use super::status;
+use crate::app::View;
+use crate::entry::Timestamp;
+use crate::namespace::RefreshReport;
+use crate::path::RelPath;
+use crate::source::guard::{Guarded, Status as Healthy};
+use crate::vfs::Vfs;
+
+/// What the control socket speaks of.
+struct Subject {
+    record: Record,
+    name: String,
+    vfs: Arc<Vfs>,
+    guards: Vec<Guarded>,
+    cache: Cache,
+    cache_dir: PathBuf,
+}
+
+type Answer<T> = Result<Json<T>, (StatusCode, String)>;
+
+/// Starts answering on the record's socket, which only this user may open.
+pub async fn start(record: Record, view: &View) -> std::io::Result<JoinHandle<()>> {
+    let listener = tokio::net::UnixListener::bind(&record.socket)?;
+    std::fs::set_permissions(&record.socket, std::fs::Permissions::from_mode(0o600))?;
+    let subject = Arc::new(Subject {
+        record,
+        name: view.name.clone(),
+        vfs: view.vfs.clone(),
+        guards: view.guards.clone(),
+        cache: view.cache.clone(),
+        cache_dir: view.cache_dir.clone(),
+    });
+    let app = Router::new()
+        .route("/status", get(status))
+        .route("/refresh", post(refresh))
+        .route("/explain", get(explain))
+        .with_state(subject);
+    Ok(tokio::spawn(async move {
+        if let Err(error) = axum::serve(listener, app).await {
+            tracing::warn!(%error, "the control socket closed");
+        }
+    }))
+}
+
+async fn status(State(subject): State<Arc<Subject>>) -> Json<status::Mount> {
+    Json(subject.status())
+}
+
+async fn refresh(
+    State(subject): State<Arc<Subject>>,
+    Query(query): Query<BTreeMap<String, String>>,
+) -> Answer<RefreshReport> {
+    let path = path_of(&query)?;
+    Ok(Json(subject.vfs.namespace().refresh(&path).await))
+}
+
+async fn explain(
+    State(subject): State<Arc<Subject>>,
+    Query(query): Query<BTreeMap<String, String>>,
+) -> Answer<serde_json::Value> {
+    let path = path_of(&query)?;
+    let views = subject.vfs.namespace().explain(&path).await;
+    serde_json::to_value(views)
+        .map(Json)
+        .map_err(|e| (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))
+}
+
+fn path_of(query: &BTreeMap<String, String>) -> Result<RelPath, (StatusCode, String)> {
+    let path = query.get("path").map_or("", String::as_str);
+    RelPath::new(path.trim_matches('/'))
+        .map_err(|why| (StatusCode::BAD_REQUEST, format!("{path:?}: {why}")))
+}
+
+impl Subject {
+    fn status(&self) -> status::Mount {
+        let stats = self.cache.stats();
+        let (inodes, open_files) = self.vfs.in_use();
+        status::Mount {
+            mountpoint: self.record.mountpoint.clone(),
+            name: self.name.clone(),
+            pid: self.record.pid,
+            socket: self.record.socket.clone(),
+            layers: (0..self.guards.len()).map(|i| self.layer(i)).collect(),
+            cache: Some(status::Cache {
+                dir: self.cache_dir.clone(),
+                limit_bytes: stats.limit,
+                used_bytes: stats.used,
+            }),
+            inodes: inodes as u64,
+            open_files: open_files as u64,
+        }
+    }
+
+    fn layer(&self, index: usize) -> status::Layer {
+        use crate::source::Source;
+        let guard = &self.guards[index];
+        let layer = &self.vfs.namespace().layers()[index];
+        let (health, counts) = (guard.health(), guard.counters());
+        let reads = |pick: fn(&crate::fetch::Counters) -> &std::sync::atomic::AtomicU64| {
+            self.vfs
+                .counters(index)
+                .map_or(0, |c| pick(c).load(Ordering::Relaxed))
+        };
+        let ready = status::Condition {
+            kind: "Ready".into(),
+            status: match health.status {
+                Healthy::True => "True",
+                Healthy::False => "False",
+                Healthy::Unknown => "Unknown",
+            }
+            .into(),
+            reason: health.reason.to_owned(),
+            message: health.message.clone(),
+            last_transition_time: rfc3339(health.last_transition),
+        };
+        status::Layer {
+            name: layer.name.clone(),
+            source: guard.url(&RelPath::root()),
+            path: layer.graft.to_string(),
+            conditions: vec![ready],
+            bytes_fetched: counts.bytes,
+            requests: counts.requests,
+            errors: counts.errors,
+            hits: reads(|c| &c.hits),
+            misses: reads(|c| &c.misses),
+            prefetch_used: reads(|c| &c.prefetch_used),
+            prefetch_wasted: reads(|c| &c.prefetch_wasted),
+            hidden: layer.catalogue.hidden(),
+            last_refresh: health.last_success.map(rfc3339),
+            last_error: health.last_error.clone(),
+        }
+    }
+}
+
+fn rfc3339(time: Timestamp) -> String {
+    humantime::format_rfc3339_seconds(time.into()).to_string()
+}
+
+/// Returns a value as JSON for a person or a program.
+pub fn pretty(value: &impl Serialize) -> String {
+    serde_json::to_string_pretty(value).unwrap_or_else(|e| format!("{{\"error\": {:?}}}", e.to_string()))
+}
