@@ -3,5 +3,6 @@
 pub mod cli;
 pub mod config;
 pub mod entry;
+pub mod logging;
 pub mod path;
 pub mod source;

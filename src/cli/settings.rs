@@ -74,3 +74,15 @@ pub enum LogFormat {
     /// One JSON object a line.
     Json,
 }
+
+impl std::str::FromStr for LogFormat {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err("not a format of the log; write text or json"),
+        }
+    }
+}

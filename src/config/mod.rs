@@ -26,3 +26,8 @@ pub use source::{
 };
 pub use units::{ByteRate, ByteSize, CacheSize, HumanDuration, Refresh, Umask};
 pub use volume::{Layer, Volume};
+
+#[cfg(test)]
+mod schema_tests;
+#[cfg(test)]
+mod tests;

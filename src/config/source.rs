@@ -57,7 +57,8 @@ impl Source {
                     None => {}
                 }
             }
-            Self::Local(local) => local.path = base.join(&local.path),
+            // Without `.`: the path is the source's identity.
+            Self::Local(local) => local.path = base.join(&local.path).components().collect(),
         }
     }
 }

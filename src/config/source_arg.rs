@@ -73,7 +73,7 @@ fn parse_directory(text: &str, directory: &Path) -> Result<Source, NameError> {
         || text.starts_with("../");
     if written_as_path {
         return Ok(Source::Local(LocalSource {
-            path: directory.join(text),
+            path: directory.join(text).components().collect(),
         }));
     }
     Err(NameError(format!("not a source; {FORMS}")))
@@ -154,7 +154,7 @@ mod tests {
             ("file:///srv/site=/site", "file:///srv/site at /site"),
             ("file:///srv/a%20b", "file:///srv/a b at /"),
             ("/srv/data", "file:///srv/data at /"),
-            ("./data=/d/", "file:///home/me/./data at /d"),
+            ("./data=/d/", "file:///home/me/data at /d"),
             ("../x=y", "file:///home/me/../x=y at /"),
         ] {
             assert_eq!(shown(argument), layer, "{argument}");

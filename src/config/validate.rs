@@ -23,26 +23,27 @@ impl Volume {
     /// Reads and checks the volume file at `path`. File names in it are relative to its
     /// directory, and absolute in what is returned. Blocks on the disk.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let whole = |what: String| {
-            let place = Place::File {
-                path: path.into(),
-                line: 0,
-                column: 0,
-            };
-            ConfigError::new(place, what)
-        };
+        let absolute = std::path::absolute(path).map_err(|error| {
+            whole(
+                path,
+                format!("cannot tell which directory it is in: {error}"),
+            )
+        })?;
+        Self::load_as(&absolute, path)
+    }
+
+    /// The same for a file whose absolute path is known, which messages call `shown`.
+    pub(crate) fn load_as(absolute: &Path, shown: &Path) -> Result<Self, ConfigError> {
         let mut bytes = Vec::new();
-        std::fs::File::open(path)
+        std::fs::File::open(absolute)
             .and_then(|file| file.take(MAX_FILE as u64 + 1).read_to_end(&mut bytes))
-            .map_err(|error| whole(format!("cannot read the volume file: {error}")))?;
+            .map_err(|error| whole(shown, format!("cannot read the volume file: {error}")))?;
         if bytes.len() > MAX_FILE {
-            return Err(whole("too large for a volume file (1 MiB at most)".into()));
+            return Err(whole(shown, "too large for a volume file (1 MiB at most)"));
         }
         let text = String::from_utf8(bytes)
-            .map_err(|_| whole("not UTF-8 text; write the volume file in UTF-8".into()))?;
-        let absolute = std::path::absolute(path)
-            .map_err(|error| whole(format!("cannot tell its directory: {error}")))?;
-        let mut volume = Self::parse(&text, path)?;
+            .map_err(|_| whole(shown, "not UTF-8 text; write the volume file in UTF-8"))?;
+        let mut volume = Self::parse(&text, shown)?;
         volume.resolve_paths(absolute.parent().unwrap_or(Path::new("/")));
         Ok(volume)
     }
@@ -72,6 +73,18 @@ impl Volume {
             ConfigError::new(place, "holds no volume")
         })
     }
+}
+
+/// An error of the file as a whole.
+fn whole(path: &Path, what: impl Into<String>) -> ConfigError {
+    ConfigError::new(
+        Place::File {
+            path: path.into(),
+            line: 0,
+            column: 0,
+        },
+        what,
+    )
 }
 
 struct Checker {
@@ -217,13 +230,13 @@ impl Checker {
             if let Some(other) = names.insert(name.clone(), index) {
                 // An unnamed layer's name can be taken by one that was written: say it there.
                 let named = if layer.name.is_some() { index } else { other };
-                here.truncate(layers.len());
-                here.push(Step::Index(named));
+                let mut there = layers.to_vec();
+                there.push(Step::Index(named));
                 let what = format!(
                     "`{name}` is the name of spec.layers[{}] too; give each layer its own",
                     if named == index { other } else { index }
                 );
-                self.report_in(root, &here, &["name"], what);
+                self.report_in(root, &there, &["name"], what);
             }
             if let Err(error) = layer.filter() {
                 self.report_in(

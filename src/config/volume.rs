@@ -80,6 +80,12 @@ pub struct Spec {
     /// How often layers that say nothing themselves look for changes: an interval, or `never`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refresh: Option<Refresh>,
+    /// For how long layers that say nothing themselves believe a weak version at open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revalidate: Option<HumanDuration>,
+    /// How long a reader waits for layers that say nothing themselves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<HumanDuration>,
     /// The cache on disk.
     #[serde(default, skip_serializing_if = "CacheSpec::is_empty")]
     pub cache: CacheSpec,
@@ -346,6 +352,8 @@ impl Volume {
             spec: Spec {
                 layers,
                 refresh: None,
+                revalidate: None,
+                timeout: None,
                 cache: CacheSpec::default(),
                 mount: MountSpec::default(),
             },

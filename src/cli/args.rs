@@ -1,0 +1,380 @@
+//! The commands and their options, as clap parses them.
+//!
+//! Nothing here reads the environment or the volume file: [`resolve`](super::resolve) does, so
+//! that the order of precedence stands in one place. A help text names the variable.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+
+use super::settings::LogFormat;
+use crate::config::{ByteRate, CacheSize, HttpUrl, HumanDuration, Refresh, Umask};
+
+/// One merged, lazy, cached, read-only filesystem over many remote sources.
+#[derive(Debug, Parser)]
+#[command(name = "svol", version, propagate_version = true, max_term_width = 100)]
+#[command(arg_required_else_help = true, subcommand_required = true)]
+#[command(after_help = "\
+Examples:
+  svol mount s3://models/llama /mnt/llama
+  svol mount https://host/data/ file:///srv/site=/site /mnt/v
+  svol mount -c volume.yaml /mnt/v
+  svol status
+  svol unmount /mnt/v
+
+Exit status: 0 done, 1 failed, 2 usage or configuration, 3 done in part.")]
+pub struct Cli {
+    /// Logging, alike for every command.
+    #[command(flatten)]
+    pub log: LogArgs,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Mount a volume
+    Mount(MountArgs),
+    /// Unmount volumes
+    #[command(visible_alias = "umount")]
+    Unmount(UnmountArgs),
+    /// Show mounts, their layers' health and the cache
+    Status(StatusArgs),
+    /// Check volume files without mounting them
+    Validate(ValidateArgs),
+    /// Tell where a file of a mount comes from
+    Explain(ExplainArgs),
+    /// Look for changes now
+    Refresh(RefreshArgs),
+    /// Print the JSON Schema of the volume file
+    Schema(SchemaArgs),
+    /// List a directory of a volume without mounting it
+    Ls(LsArgs),
+    /// Print files of a volume without mounting it
+    Cat(CatArgs),
+    /// Look after the cache
+    Cache(CacheArgs),
+    /// Show all of it at once, without an account or a network
+    Demo(DemoArgs),
+}
+
+/// Logging.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Logging")]
+pub struct LogArgs {
+    /// Log more; twice for everything [variable: SVOL_LOG, with directives such as svol=debug]
+    #[arg(short, long, action = ArgAction::Count, global = true)]
+    pub verbose: u8,
+    /// Append the log to FILE, not to the standard error [variable: SVOL_LOG_FILE]
+    #[arg(long, value_name = "FILE", global = true)]
+    pub log_file: Option<PathBuf>,
+    /// How a line of the log is written [variable: SVOL_LOG_FORMAT] [default: text]
+    #[arg(long, value_name = "FORMAT", global = true)]
+    pub log_format: Option<LogFormat>,
+}
+
+/// Which volume, and how it is read. Shared by all commands that look into one.
+#[derive(Debug, Clone, Default, Args)]
+pub struct VolumeArgs {
+    /// The volume file, instead of sources [variable: SVOL_CONFIG]
+    #[arg(short, long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The cache's directory [variable: SVOL_CACHE_DIR] [default: ~/.cache/svol, for root
+    /// /var/cache/svol]
+    #[arg(long, value_name = "DIR")]
+    pub cache_dir: Option<PathBuf>,
+    /// How much disk the cache may take, such as 20GiB or 10% [variable: SVOL_CACHE_SIZE]
+    /// [default: 10%, at most half of what is free]
+    #[arg(long, value_name = "SIZE")]
+    pub cache_size: Option<CacheSize>,
+    /// How often all layers look for changes: an interval such as 5m, or never [variable:
+    /// SVOL_REFRESH] [default: 5m]
+    #[arg(long, value_name = "INTERVAL")]
+    pub refresh: Option<Refresh>,
+    /// For how long a version that is only size and time is believed at open [variable:
+    /// SVOL_REVALIDATE] [default: 1m]
+    #[arg(long, value_name = "DURATION")]
+    pub revalidate: Option<HumanDuration>,
+    /// How long a reader waits for a source before it gets an error [variable: SVOL_TIMEOUT]
+    /// [default: 30s]
+    #[arg(long, value_name = "DURATION")]
+    pub timeout: Option<HumanDuration>,
+    /// Fetch at most this much a second from all sources together [variable: SVOL_BWLIMIT]
+    #[arg(long, value_name = "RATE")]
+    pub bwlimit: Option<ByteRate>,
+    /// Options of all S3 layers.
+    #[command(flatten)]
+    pub s3: S3Args,
+}
+
+/// Options of all S3 layers; what the AWS tools' own variables say holds where these are not set.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "S3")]
+pub struct S3Args {
+    /// Send requests without a signature, for public buckets [variable: SVOL_NO_SIGN_REQUEST]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "true", hide_possible_values = true)]
+    pub no_sign_request: Option<bool>,
+    /// The URL of a service other than Amazon's [variable: SVOL_ENDPOINT_URL, AWS_ENDPOINT_URL]
+    #[arg(long, value_name = "URL")]
+    pub endpoint_url: Option<HttpUrl>,
+    /// The buckets' region [variable: SVOL_REGION, AWS_REGION]
+    #[arg(long, value_name = "REGION")]
+    pub region: Option<String>,
+    /// The profile of ~/.aws/config to use [variable: SVOL_PROFILE, AWS_PROFILE]
+    #[arg(long, value_name = "NAME")]
+    pub profile: Option<String>,
+}
+
+/// What is said after the sources' arguments of several commands.
+macro_rules! sources_help {
+    () => {
+        "\
+Sources:
+  s3://BUCKET/PREFIX                 a bucket, or the part of it under a prefix
+  https://HOST/DIR/, http://...      a tree listed by the server, or a single file
+  file:///DIR, /DIR, ./DIR           a directory of this machine
+  SOURCE=/path                       the same, grafted at /path of the volume (split at the last
+                                     `=/`; end a source that has `=/` itself with `=/`)
+  Where two sources have a file of one name, the later one wins."
+    };
+}
+
+/// `svol mount`.
+#[derive(Debug, Args)]
+#[command(
+    override_usage = "svol mount [OPTIONS] SOURCE[=/path]... MOUNTPOINT\n       \
+                      svol mount [OPTIONS] -c FILE MOUNTPOINT"
+)]
+#[command(after_help = concat!(sources_help!(), "\n
+Examples:
+  svol mount s3://models/llama /mnt/llama
+  svol mount https://host/data/ file:///srv/site=/site /mnt/v
+  svol mount -c volume.yaml --cache-size 20GiB /mnt/v
+  svol mount --no-sign-request --region us-east-1 s3://a-public-bucket /mnt/p --foreground -v
+  svol mount s3://models /mnt/m -o allow_other,uid=1000,umask=022"))]
+pub struct MountArgs {
+    /// The volume.
+    #[command(flatten)]
+    pub volume: VolumeArgs,
+    /// Stay in the foreground [variable: SVOL_FOREGROUND]
+    #[arg(short, long)]
+    pub foreground: bool,
+    /// Return only when each layer was reached once [variable: SVOL_WAIT]
+    #[arg(long)]
+    pub wait: bool,
+    /// The user that owns all files, as a number [variable: SVOL_UID]
+    #[arg(long)]
+    pub uid: Option<u32>,
+    /// The group that owns all files, as a number [variable: SVOL_GID]
+    #[arg(long)]
+    pub gid: Option<u32>,
+    /// The permission bits to take away, such as 022 [variable: SVOL_UMASK]
+    #[arg(long, value_name = "OCTAL")]
+    pub umask: Option<Umask>,
+    /// Let other users in [variable: SVOL_ALLOW_OTHER]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "true", hide_possible_values = true)]
+    pub allow_other: Option<bool>,
+    /// Mount options as mount(8) writes them: ro, noexec, allow_other, uid=N, gid=N, umask=N and
+    /// the long options above; weaker than an option of its own
+    #[arg(short = 'o', value_name = "OPTIONS")]
+    pub options: Vec<String>,
+    /// The sources, in order, and the directory to mount at
+    #[arg(value_name = "SOURCE[=/path]... MOUNTPOINT", required = true)]
+    pub places: Vec<OsString>,
+}
+
+/// `svol unmount`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  svol unmount /mnt/v
+  svol unmount --timeout 30s /mnt/a /mnt/b")]
+pub struct UnmountArgs {
+    /// How long to wait for the mount to be gone
+    #[arg(long, value_name = "DURATION", default_value = "10s")]
+    pub timeout: HumanDuration,
+    /// The mounts
+    #[arg(value_name = "MOUNTPOINT", required = true)]
+    pub mountpoints: Vec<PathBuf>,
+}
+
+/// `svol status`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  svol status
+  svol status /mnt/v
+  svol status --json | jq '.mounts[].layers[].conditions'")]
+pub struct StatusArgs {
+    /// Print one JSON document instead of a table
+    #[arg(long)]
+    pub json: bool,
+    /// Only these mounts
+    #[arg(value_name = "MOUNTPOINT")]
+    pub mountpoints: Vec<PathBuf>,
+}
+
+/// `svol validate`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  svol validate volume.yaml
+  svol validate volumes/*.yaml")]
+pub struct ValidateArgs {
+    /// The volume files
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+}
+
+/// `svol explain`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  svol explain /mnt/v/some/file")]
+pub struct ExplainArgs {
+    /// Print one JSON document
+    #[arg(long)]
+    pub json: bool,
+    /// The files or directories, in a mount
+    #[arg(value_name = "PATH", required = true)]
+    pub paths: Vec<PathBuf>,
+}
+
+/// `svol refresh`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  svol refresh /mnt/v
+  svol refresh /mnt/v/some/dir")]
+pub struct RefreshArgs {
+    /// The mounts, or directories in them
+    #[arg(value_name = "PATH", required = true)]
+    pub paths: Vec<PathBuf>,
+}
+
+/// `svol schema`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  svol schema > volume.schema.json")]
+pub struct SchemaArgs {}
+
+/// `svol ls`.
+#[derive(Debug, Args)]
+#[command(override_usage = "svol ls [OPTIONS] SOURCE[=/path]...\n       svol ls [OPTIONS] -c FILE")]
+#[command(after_help = concat!(sources_help!(), "\n
+Examples:
+  svol ls s3://models/llama
+  svol ls -l --path /data https://host/data/=/data file:///srv/site
+  svol ls -R -c volume.yaml"))]
+pub struct LsArgs {
+    /// The volume.
+    #[command(flatten)]
+    pub volume: VolumeArgs,
+    /// Show kind, size, time and source too
+    #[arg(short, long)]
+    pub long: bool,
+    /// Go down into directories
+    #[arg(short = 'R', long)]
+    pub recursive: bool,
+    /// The directory of the volume to list
+    #[arg(long, value_name = "PATH", default_value = "/")]
+    pub path: String,
+    /// The sources, in order
+    #[arg(value_name = "SOURCE[=/path]")]
+    pub sources: Vec<OsString>,
+}
+
+/// `svol cat`.
+#[derive(Debug, Args)]
+#[command(
+    override_usage = "svol cat [OPTIONS] --path PATH SOURCE[=/path]...\n       \
+                            svol cat [OPTIONS] --path PATH -c FILE"
+)]
+#[command(after_help = concat!(sources_help!(), "\n
+Examples:
+  svol cat --path /config.json s3://models/llama
+  svol cat -c volume.yaml --path /a.csv --path /b.csv"))]
+pub struct CatArgs {
+    /// The volume.
+    #[command(flatten)]
+    pub volume: VolumeArgs,
+    /// The file of the volume to print; once for each file
+    #[arg(long = "path", value_name = "PATH", required = true)]
+    pub paths: Vec<String>,
+    /// The sources, in order
+    #[arg(value_name = "SOURCE[=/path]")]
+    pub sources: Vec<OsString>,
+}
+
+/// `svol cache`.
+#[derive(Debug, Args)]
+#[command(arg_required_else_help = true, subcommand_required = true)]
+#[command(after_help = "\
+Examples:
+  svol cache stats
+  svol cache verify
+  svol cache gc --cache-size 5GiB")]
+pub struct CacheArgs {
+    /// What to do with the cache.
+    #[command(subcommand)]
+    pub command: CacheCommand,
+}
+
+/// The commands of `svol cache`.
+#[derive(Debug, Subcommand)]
+pub enum CacheCommand {
+    /// Show what the cache holds
+    #[command(after_help = "Examples:\n  svol cache stats\n  svol cache stats --json")]
+    Stats {
+        /// The cache.
+        #[command(flatten)]
+        cache: CacheDirArgs,
+        /// Print one JSON document instead of a table
+        #[arg(long)]
+        json: bool,
+    },
+    /// Read everything in the cache and drop what does not match its digest
+    #[command(after_help = "Examples:\n  svol cache verify --cache-dir /var/cache/svol")]
+    Verify {
+        /// The cache.
+        #[command(flatten)]
+        cache: CacheDirArgs,
+    },
+    /// Remove what was used least recently until the cache fits its limit
+    #[command(after_help = "Examples:\n  svol cache gc\n  svol cache gc --cache-size 5GiB")]
+    Gc {
+        /// The cache.
+        #[command(flatten)]
+        cache: CacheDirArgs,
+    },
+}
+
+/// Which cache.
+#[derive(Debug, Clone, Default, Args)]
+pub struct CacheDirArgs {
+    /// The cache's directory [variable: SVOL_CACHE_DIR] [default: ~/.cache/svol, for root
+    /// /var/cache/svol]
+    #[arg(long, value_name = "DIR")]
+    pub cache_dir: Option<PathBuf>,
+    /// How much disk it may take, such as 20GiB or 10% [variable: SVOL_CACHE_SIZE]
+    #[arg(long, value_name = "SIZE")]
+    pub cache_size: Option<CacheSize>,
+}
+
+/// `svol demo`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  svol demo
+  svol demo --keep")]
+pub struct DemoArgs {
+    /// Stay mounted until Ctrl-C
+    #[arg(long)]
+    pub keep: bool,
+}

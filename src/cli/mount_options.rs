@@ -1,0 +1,174 @@
+//! What `-o` takes: mount(8)'s own options, and ours as fstab writes them.
+
+use std::collections::BTreeMap;
+
+use crate::config::{Place, Problem};
+
+/// Our options that `-o` takes too, as their flags are called; with a `_` for a `-` they are the
+/// same.
+const OURS: [&str; 16] = [
+    "allow-other",
+    "bwlimit",
+    "cache-dir",
+    "cache-size",
+    "endpoint-url",
+    "gid",
+    "log-file",
+    "log-format",
+    "no-sign-request",
+    "profile",
+    "refresh",
+    "region",
+    "revalidate",
+    "timeout",
+    "uid",
+    "umask",
+];
+
+/// Options that stand without a value and then mean `true`.
+const SWITCHES: [&str; 3] = ["allow-other", "no-sign-request", "wait"];
+
+/// Options that say what is so anyway, or what is for mount(8), fstab and systemd alone.
+const NO_EFFECT: [&str; 23] = [
+    "ro",
+    "nosuid",
+    "nodev",
+    "exec",
+    "defaults",
+    "auto",
+    "noauto",
+    "user",
+    "nouser",
+    "users",
+    "owner",
+    "group",
+    "nofail",
+    "_netdev",
+    "async",
+    "noatime",
+    "nodiratime",
+    "relatime",
+    "norelatime",
+    "strictatime",
+    "lazytime",
+    "nolazytime",
+    "silent",
+];
+
+/// The options of all `-o` of a command line. The last of each name counts.
+#[derive(Debug, Default)]
+pub(super) struct MountOptions {
+    values: BTreeMap<&'static str, String>,
+    /// Whether programs from the mount may not be run.
+    pub(super) noexec: bool,
+}
+
+impl MountOptions {
+    /// Returns what was given for the option whose flag is `--name`.
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        self.values.get(name).map(String::as_str)
+    }
+
+    /// Parses comma-separated lists. What is refused is added to `problems`.
+    pub(super) fn parse(lists: &[String], problems: &mut Vec<Problem>) -> Self {
+        let mut options = Self::default();
+        for option in lists.iter().flat_map(|list| list.split(',')) {
+            if let Err(what) = options.take(option) {
+                let place = Place::Argument("-o".into());
+                problems.push(Problem {
+                    place,
+                    field: String::new(),
+                    what,
+                });
+            }
+        }
+        options
+    }
+
+    fn take(&mut self, option: &str) -> Result<(), String> {
+        let (name, value) = match option.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (option, None),
+        };
+        if option.is_empty() || name.starts_with("x-") || name == "comment" {
+            return Ok(());
+        }
+        match name {
+            "rw" => return Err("rw is refused: svol mounts are read-only; write ro".into()),
+            "suid" | "dev" => {
+                return Err(format!(
+                    "{name} is refused: svol mounts are always no{name}"
+                ));
+            }
+            "noexec" => self.noexec = true,
+            "exec" => self.noexec = false,
+            _ => {}
+        }
+        if name == "noexec" || (NO_EFFECT.contains(&name) && value.is_none()) {
+            return Ok(());
+        }
+        let dashed = name.replace('_', "-");
+        let known = OURS.iter().chain(&SWITCHES).find(|known| **known == dashed);
+        match (known, value) {
+            (Some(known), Some(value)) => {
+                self.values.insert(known, value.into());
+                Ok(())
+            }
+            (Some(known), None) if SWITCHES.contains(known) => {
+                self.values.insert(known, "true".into());
+                Ok(())
+            }
+            (Some(_), None) => Err(format!("{name} needs a value; write {name}=VALUE")),
+            (None, _) => Err(format!(
+                "unknown mount option `{name}`; known here: ro, noexec, wait, {}, and those that \
+                 mount(8) and fstab handle themselves",
+                OURS.map(|known| known.replace('-', "_")).join(", ")
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(lists: &[&str]) -> (MountOptions, String) {
+        let lists: Vec<String> = lists.iter().map(|list| (*list).into()).collect();
+        let mut problems = Vec::new();
+        let options = MountOptions::parse(&lists, &mut problems);
+        let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        (options, problems.join("\n"))
+    }
+
+    #[test]
+    fn options_of_ours_are_kept_and_of_fstab_ignored() {
+        let (options, problems) = parse(&[
+            "ro,uid=5,allow_other,cache-size=1GiB,_netdev,noauto,x-systemd.automount,nosuid,nodev",
+            "uid=6,,noexec,comment=a",
+        ]);
+        assert_eq!(problems, "");
+        assert_eq!(options.get("uid"), Some("6"));
+        assert_eq!(options.get("allow-other"), Some("true"));
+        assert_eq!(options.get("cache-size"), Some("1GiB"));
+        assert_eq!(options.get("gid"), None);
+        assert!(options.noexec);
+        assert!(!parse(&["noexec,exec"]).0.noexec);
+    }
+
+    #[test]
+    fn what_cannot_be_had_is_refused_by_name() {
+        assert_eq!(
+            parse(&["rw"]).1,
+            "-o: rw is refused: svol mounts are read-only; write ro"
+        );
+        assert!(parse(&["suid"]).1.contains("always nosuid"));
+        assert!(parse(&["dev"]).1.contains("always nodev"));
+        assert!(parse(&["uid"]).1.contains("uid needs a value"));
+        assert!(
+            parse(&["nonempty"])
+                .1
+                .contains("unknown mount option `nonempty`")
+        );
+        assert_eq!(parse(&["rw,nope"]).1.lines().count(), 2);
+    }
+}
