@@ -3,3 +3,4 @@
 pub mod entry;
 pub mod path;
 pub mod source;
+pub mod tls;
