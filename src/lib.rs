@@ -6,3 +6,4 @@ pub mod entry;
 pub mod logging;
 pub mod path;
 pub mod source;
+pub mod tls;

@@ -14,7 +14,16 @@ use crate::entry::Entry;
 use crate::path::{BadName, RelPath};
 
 mod error;
+pub mod guard;
+pub mod http;
+pub mod local;
+mod progress;
+pub mod s3;
+mod secret;
+mod wire;
+
 pub use error::{Error, ErrorKind, Result};
+pub use secret::Secret;
 
 /// One remote place: a bucket prefix, an HTTP tree, a local directory.
 ///
@@ -40,6 +49,16 @@ pub trait Source: Send + Sync + 'static {
     /// describes, pinned to its validator where that is known: other bytes than that version's
     /// are [`ErrorKind::Changed`].
     async fn read(&self, path: &RelPath, entry: &Entry, range: Range<u64>) -> Result<Body>;
+
+    /// Returns whether two descriptions of one path, at two times or from two requests (a listing
+    /// and `stat`), are of the same bytes as far as both can tell. Where they are, `before`'s
+    /// version stays, so that the inode does.
+    ///
+    /// Equal versions say so; a source whose listing knows less than its `stat` (minutes instead
+    /// of seconds, no ETag) compares what both know.
+    fn same_version(&self, before: &Entry, now: &Entry) -> bool {
+        before.version == now.version
+    }
 
     /// Returns the ability to be read in place, without a cache.
     fn in_place(&self) -> Option<&dyn InPlace> {
@@ -105,6 +124,11 @@ impl ListingBuilder {
     /// Adds an entry.
     pub fn push(&mut self, entry: Entry) {
         self.listing.entries.push(entry);
+    }
+
+    /// Adds entries.
+    pub fn extend(&mut self, entries: impl IntoIterator<Item = Entry>) {
+        self.listing.entries.extend(entries);
     }
 
     /// Counts a name that is not shown.

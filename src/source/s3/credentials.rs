@@ -1,0 +1,244 @@
+//! Where the keys come from, in the AWS tools' order: what the volume names, the environment, the
+//! shared files, then the platform (web identity, container, instance metadata; object_store's).
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, AwsCredential, AwsCredentialProvider};
+use object_store::{ClientOptions, RetryConfig};
+
+use super::super::secret::Secret;
+use super::super::wire;
+use super::super::{Error, ErrorKind, Result};
+use super::S3Settings;
+use super::env::Env;
+use super::profile::Files;
+
+/// How long the instance's metadata service may take. It is on the same host; where there is none
+/// the address often swallows packets, and the user is to learn soon that there are no keys.
+const METADATA_WAIT: Duration = Duration::from_secs(2);
+
+/// How long another platform service (STS, the container agent) may take.
+const PLATFORM_WAIT: Duration = Duration::from_secs(10);
+
+/// How long a failure to find keys is remembered, so that not each request waits for it anew.
+const REMEMBER_FAILURE: Duration = Duration::from_secs(10);
+
+/// Keys that a volume names.
+#[derive(Debug, Clone)]
+pub struct S3Keys {
+    /// The access key's id.
+    pub access_key_id: Secret,
+    /// The access key.
+    pub secret_access_key: Secret,
+    /// The token of temporary keys.
+    pub session_token: Option<Secret>,
+}
+
+/// Something that has keys, or knows that none are wanted.
+pub(super) enum Credentials {
+    Anonymous,
+    Named(S3Keys),
+    Environment(Arc<AwsCredential>),
+    Chain(Box<Chain>),
+}
+
+/// The shared files, then the platform.
+pub(super) struct Chain {
+    files: Arc<Files>,
+    platform: Option<Platform>,
+    failure: Mutex<Option<(Instant, Error)>>,
+}
+
+struct Platform {
+    what: &'static str,
+    wait: Duration,
+    provider: AwsCredentialProvider,
+}
+
+impl Credentials {
+    /// Chooses by what is set now; looks nothing up yet.
+    pub(super) fn choose(
+        settings: &S3Settings,
+        env: &Env,
+        files: Arc<Files>,
+        region: &str,
+    ) -> Result<Credentials> {
+        if settings.anonymous {
+            return Ok(Credentials::Anonymous);
+        }
+        if let Some(keys) = &settings.credentials {
+            return Ok(Credentials::Named(keys.clone()));
+        }
+        // A profile that the volume names beats the environment; AWS_PROFILE does not.
+        if settings.profile.is_none() {
+            match (env.get("AWS_ACCESS_KEY_ID"), env.get("AWS_SECRET_ACCESS_KEY")) {
+                (Some(id), Some(secret)) => {
+                    return Ok(Credentials::Environment(Arc::new(AwsCredential {
+                        key_id: id.to_owned(),
+                        secret_key: secret.to_owned(),
+                        token: env.get("AWS_SESSION_TOKEN").map(str::to_owned),
+                    })));
+                }
+                (None, None) => {}
+                _ => {
+                    return Err(Error::new(
+                        ErrorKind::Invalid,
+                        "only one of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY is set",
+                    ));
+                }
+            }
+        }
+        let platform = Platform::new(env, &files, region)?;
+        Ok(Credentials::Chain(Box::new(Chain {
+            files,
+            platform,
+            failure: Mutex::new(None),
+        })))
+    }
+
+    /// Returns the keys as they are now; nothing where requests are not to be signed.
+    pub(super) async fn get(&self) -> Result<Option<Arc<AwsCredential>>> {
+        match self {
+            Credentials::Anonymous => Ok(None),
+            Credentials::Environment(keys) => Ok(Some(keys.clone())),
+            Credentials::Named(keys) => {
+                let keys = keys.clone();
+                blocking(move || {
+                    Ok(Some(Arc::new(AwsCredential {
+                        key_id: keys.access_key_id.read()?,
+                        secret_key: keys.secret_access_key.read()?,
+                        token: keys.session_token.map(|t| t.read()).transpose()?,
+                    })))
+                })
+                .await
+            }
+            Credentials::Chain(chain) => chain.get().await.map(Some),
+        }
+    }
+}
+
+impl Chain {
+    async fn get(&self) -> Result<Arc<AwsCredential>> {
+        let files = self.files.clone();
+        if let Some(keys) = blocking(move || files.load()?.keys(files.name())).await? {
+            return Ok(Arc::new(keys));
+        }
+        let Some(platform) = &self.platform else {
+            return Err(none_found(None));
+        };
+        if let Some((when, error)) = &*self.failure() {
+            if when.elapsed() < REMEMBER_FAILURE {
+                return Err(error.clone());
+            }
+        }
+        let asked = platform.provider.get_credential();
+        let why = match tokio::time::timeout(platform.wait, asked).await {
+            Ok(Ok(keys)) => {
+                *self.failure() = None;
+                return Ok(keys);
+            }
+            Ok(Err(error)) => wire::causes(&error),
+            Err(_) => format!("no answer within {} s", platform.wait.as_secs()),
+        };
+        let error = none_found(Some((platform.what, &why)));
+        *self.failure() = Some((Instant::now(), error.clone()));
+        Err(error)
+    }
+
+    fn failure(&self) -> std::sync::MutexGuard<'_, Option<(Instant, Error)>> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn none_found(tried: Option<(&str, &str)>) -> Error {
+    let tried = match tried {
+        Some((what, why)) => format!("; {what} was asked last: {why}"),
+        None => String::new(),
+    };
+    Error::new(
+        ErrorKind::Denied,
+        format!(
+            "no AWS credentials were found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a \
+             profile of ~/.aws/credentials (AWS_PROFILE), or give --no-sign-request for a public \
+             bucket{tried}"
+        ),
+    )
+}
+
+impl Platform {
+    fn new(env: &Env, files: &Files, region: &str) -> Result<Option<Platform>> {
+        use AmazonS3ConfigKey as Key;
+        let mut builder = AmazonS3Builder::new()
+            .with_bucket_name("unused")
+            .with_region(region)
+            .with_retry(RetryConfig {
+                max_retries: 0,
+                ..Default::default()
+            })
+            .with_client_options(
+                ClientOptions::new()
+                    .with_timeout(PLATFORM_WAIT)
+                    .with_connect_timeout(METADATA_WAIT),
+            );
+        // The files may be broken; whoever asks for keys is told then.
+        let profile = files.load().ok();
+        let profile = |key: &str| profile.as_ref()?.get(key).map(str::to_owned);
+        let var = |name: &str| env.get(name).map(str::to_owned);
+        let web = (
+            var("AWS_WEB_IDENTITY_TOKEN_FILE").or_else(|| profile("web_identity_token_file")),
+            var("AWS_ROLE_ARN").or_else(|| profile("role_arn")),
+        );
+        let relative = var("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI");
+        let full = (
+            var("AWS_CONTAINER_CREDENTIALS_FULL_URI"),
+            var("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"),
+        );
+        let (what, wait) = if let (Some(token), Some(role)) = web {
+            builder = builder
+                .with_config(Key::WebIdentityTokenFile, token)
+                .with_config(Key::RoleArn, role);
+            if let Some(name) =
+                var("AWS_ROLE_SESSION_NAME").or_else(|| profile("role_session_name"))
+            {
+                builder = builder.with_config(Key::RoleSessionName, name);
+            }
+            if let Some(sts) = var("AWS_ENDPOINT_URL_STS") {
+                builder = builder.with_config(Key::StsEndpoint, sts);
+            }
+            ("web identity (AWS_WEB_IDENTITY_TOKEN_FILE)", PLATFORM_WAIT)
+        } else if let Some(uri) = relative {
+            builder = builder.with_config(Key::ContainerCredentialsRelativeUri, uri);
+            ("the container's credential service", PLATFORM_WAIT)
+        } else if let (Some(uri), Some(token)) = full {
+            builder = builder
+                .with_config(Key::ContainerCredentialsFullUri, uri)
+                .with_config(Key::ContainerAuthorizationTokenFile, token);
+            ("the container's credential service", PLATFORM_WAIT)
+        } else if env.is_true("AWS_EC2_METADATA_DISABLED") {
+            return Ok(None);
+        } else {
+            if let Some(endpoint) = var("AWS_EC2_METADATA_SERVICE_ENDPOINT") {
+                builder = builder.with_metadata_endpoint(endpoint);
+            }
+            ("the instance metadata service", METADATA_WAIT)
+        };
+        crate::tls::install();
+        let store = builder.build().map_err(|e| {
+            let message = format!("cannot set up {what}: {}", wire::causes(&e));
+            Error::new(ErrorKind::Invalid, message)
+        })?;
+        Ok(Some(Platform {
+            what,
+            wait,
+            provider: store.credentials().clone(),
+        }))
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let stopped = |_| Error::new(ErrorKind::Unreachable, "the program is ending");
+    tokio::task::spawn_blocking(work).await.map_err(stopped)?
+}
