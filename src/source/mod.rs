@@ -14,6 +14,8 @@ use crate::entry::Entry;
 use crate::path::{BadName, RelPath};
 
 mod error;
+pub mod memory;
+
 pub use error::{Error, ErrorKind, Result};
 
 /// One remote place: a bucket prefix, an HTTP tree, a local directory.
