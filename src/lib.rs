@@ -1,9 +1,23 @@
 //! Shared Volume: one merged, lazy, cached, read-only filesystem over many remote sources.
+//!
+//! The modules form layers, and each uses only those below it: `commands` and `control` talk to
+//! people and programs, `app` assembles, `fuse` speaks with the kernel, `vfs` has the operations,
+//! `namespace` merges what each `catalogue` knows, `fetch` gets what the cache lacks, `source`
+//! is the seam to remote places. `docs/ARCHITECTURE.md` has the picture.
 
+pub mod app;
+pub mod catalogue;
 pub mod cli;
+pub mod commands;
 pub mod config;
+pub mod control;
+pub mod demo;
 pub mod entry;
+pub mod fetch;
+pub mod fuse;
 pub mod logging;
+pub mod namespace;
 pub mod path;
 pub mod source;
 pub mod tls;
+pub mod vfs;

@@ -17,6 +17,7 @@ mod error;
 pub mod guard;
 pub mod http;
 pub mod local;
+pub mod memory;
 mod progress;
 pub mod s3;
 mod secret;

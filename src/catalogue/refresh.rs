@@ -1,0 +1,118 @@
+//! Asking again on demand.
+
+use std::sync::Arc;
+
+use futures::StreamExt;
+
+use super::Catalogue;
+use super::db::Op;
+use crate::entry::Timestamp;
+use crate::path::RelPath;
+use crate::source::{Error, ErrorKind};
+
+/// Directories asked for at once.
+const PARALLEL: usize = 16;
+
+/// Errors that a report holds in full; the rest is counted.
+const ERRORS: usize = 16;
+
+/// What a refresh found.
+#[derive(Debug, Clone, Default)]
+pub struct RefreshReport {
+    /// Directories that the source listed again.
+    pub listed: u64,
+    /// Directories that are known but not in memory: they are listed again when next used.
+    pub deferred: u64,
+    /// Entries that are new.
+    pub added: u64,
+    /// Entries whose content or kind is another.
+    pub changed: u64,
+    /// Entries that are no more; a directory that is gone counts as one.
+    pub removed: u64,
+    /// Directories that could not be listed.
+    pub failed: u64,
+    /// The first of their errors.
+    pub errors: Vec<(RelPath, Error)>,
+}
+
+impl RefreshReport {
+    /// Adds what another refresh found.
+    pub fn merge(&mut self, other: RefreshReport) {
+        self.listed += other.listed;
+        self.deferred += other.deferred;
+        self.added += other.added;
+        self.changed += other.changed;
+        self.removed += other.removed;
+        self.failed += other.failed;
+        let room = ERRORS.saturating_sub(self.errors.len());
+        self.errors.extend(other.errors.into_iter().take(room));
+    }
+
+    fn fail(&mut self, dir: RelPath, error: Error) {
+        self.failed += 1;
+        if self.errors.len() < ERRORS {
+            self.errors.push((dir, error));
+        }
+    }
+}
+
+impl Catalogue {
+    /// Lists `dir` again, and if `recursive` all directories below it that are in memory; those
+    /// that are only in SQLite are marked, and listed before they are next served.
+    ///
+    /// What changed is told to the listeners before this returns. A source that cannot be reached
+    /// keeps what was known, and is in the report.
+    pub async fn refresh(self: &Arc<Self>, dir: &RelPath, recursive: bool) -> RefreshReport {
+        let mut report = RefreshReport::default();
+        let mut dirs = vec![dir.clone()];
+        if recursive {
+            dirs.extend(
+                self.remembered()
+                    .map(|(path, _)| path)
+                    .filter(|path| path != dir && path.strip_prefix(dir).is_some()),
+            );
+            // Parents first: what is below a directory that is gone need not be asked for.
+            dirs.sort_unstable();
+        }
+        for dir in &dirs {
+            self.insist(dir);
+        }
+        if recursive && let Some(source) = self.row {
+            let marked = self
+                .db
+                .write_and_wait(Op::Invalidate {
+                    source,
+                    path: dir.clone(),
+                    recursive,
+                    at: Timestamp::now(),
+                })
+                .await;
+            report.deferred = marked.saturating_sub(dirs.len() as u64);
+        }
+        let mut answers = futures::stream::iter(dirs.into_iter().map(|dir| {
+            let this = self.clone();
+            async move {
+                let answer = this.fly_for(&dir).await;
+                (dir, answer)
+            }
+        }))
+        .buffer_unordered(PARALLEL);
+        while let Some((dir, answer)) = answers.next().await {
+            match answer {
+                Ok(landed) => match landed.dir.stale() {
+                    Some(error) => report.fail(dir, error.clone()),
+                    None => {
+                        report.listed += 1;
+                        report.added += landed.delta.added;
+                        report.changed += landed.delta.changed;
+                        report.removed += landed.delta.removed;
+                    }
+                },
+                // Its parent counts it if it is listed too.
+                Err(error) if error.kind() == ErrorKind::NotFound && recursive => {}
+                Err(error) => report.fail(dir, error),
+            }
+        }
+        report
+    }
+}

@@ -1,0 +1,286 @@
+//! The reference source: a tree in memory that tests script.
+//!
+//! It fails, hesitates and changes on demand and counts what it is asked, so that everything above
+//! the seam can be tested without a network. It keeps every rule of the [`Source`] trait; where
+//! another kind behaves differently, one of the two is wrong.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::StreamExt;
+
+use super::{Body, Error, ErrorKind, Listing, ListingBuilder, Result, Source};
+use crate::entry::{Entry, Timestamp, Version};
+use crate::path::{Name, RelPath};
+
+/// A tree in memory. Share it in an [`Arc`] and change it while it is in use.
+#[derive(Debug, Default)]
+pub struct MemorySource {
+    identity: String,
+    tree: Mutex<Tree>,
+    lists: AtomicU64,
+    stats: AtomicU64,
+    reads: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Tree {
+    nodes: BTreeMap<RelPath, Node>,
+    revision: u64,
+    down: Option<ErrorKind>,
+    broken: HashMap<RelPath, ErrorKind>,
+    delay: Duration,
+    coarse: bool,
+}
+
+#[derive(Debug, Clone)]
+enum Node {
+    Dir,
+    File { bytes: Bytes, version: Version },
+    Symlink { target: String, version: Version },
+}
+
+impl MemorySource {
+    /// Returns an empty tree that calls itself `memory:NAME`.
+    pub fn new(name: &str) -> Arc<MemorySource> {
+        Arc::new(MemorySource {
+            identity: format!("memory:{name}"),
+            ..MemorySource::default()
+        })
+    }
+
+    fn tree(&self) -> MutexGuard<'_, Tree> {
+        // A test that panicked while it held the lock has failed already.
+        self.tree.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts a file of a new strong version, and the directories that lead to it. What was in its
+    /// way is removed.
+    pub fn put(&self, path: &str, bytes: impl Into<Bytes>) {
+        let bytes = bytes.into();
+        self.tree().place(path, |revision| Node::File {
+            bytes,
+            version: Version::strong(format!("v{revision}")),
+        });
+    }
+
+    /// Puts a file whose version is weak: `token` stays what it is when the bytes change.
+    pub fn put_weak(&self, path: &str, bytes: impl Into<Bytes>, token: &str) {
+        let bytes = bytes.into();
+        self.tree().place(path, |_| Node::File {
+            bytes,
+            version: Version::weak(token),
+        });
+    }
+
+    /// Puts a symbolic link.
+    pub fn symlink(&self, path: &str, target: &str) {
+        self.tree().place(path, |revision| Node::Symlink {
+            target: target.into(),
+            version: Version::strong(format!("v{revision}")),
+        });
+    }
+
+    /// Makes a directory and those that lead to it.
+    pub fn mkdir(&self, path: &str) {
+        self.tree().place(path, |_| Node::Dir);
+    }
+
+    /// Removes `path` and all below it.
+    pub fn remove(&self, path: &str) {
+        if let Ok(path) = RelPath::new(path) {
+            self.tree().remove(&path);
+        }
+    }
+
+    /// Lets every request fail with `kind`, or none.
+    pub fn set_down(&self, kind: Option<ErrorKind>) {
+        self.tree().down = kind;
+    }
+
+    /// Lets every request for `path` itself fail with `kind`, or none.
+    pub fn set_broken(&self, path: &str, kind: Option<ErrorKind>) {
+        if let Ok(path) = RelPath::new(path) {
+            match kind {
+                Some(kind) => self.tree().broken.insert(path, kind),
+                None => self.tree().broken.remove(&path),
+            };
+        }
+    }
+
+    /// Lets every request take this long.
+    pub fn set_delay(&self, delay: Duration) {
+        self.tree().delay = delay;
+    }
+
+    /// Lists files as a rounded index page does: no size, no validator, a weak version that does
+    /// not equal the one that [`Source::stat`] tells.
+    pub fn set_coarse(&self, coarse: bool) {
+        self.tree().coarse = coarse;
+    }
+
+    /// Returns how many listings were asked for.
+    pub fn lists(&self) -> u64 {
+        self.lists.load(Ordering::SeqCst)
+    }
+
+    /// Returns how many entries were asked for one by one.
+    pub fn stats(&self) -> u64 {
+        self.stats.load(Ordering::SeqCst)
+    }
+
+    /// Returns how many reads were started.
+    pub fn reads(&self) -> u64 {
+        self.reads.load(Ordering::SeqCst)
+    }
+
+    async fn answer<T>(&self, path: &RelPath, ask: impl FnOnce(&Tree) -> Result<T>) -> Result<T> {
+        let delay = self.tree().delay;
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
+        let tree = self.tree();
+        match tree.down.or_else(|| tree.broken.get(path).copied()) {
+            Some(kind) => Err(Error::new(
+                kind,
+                format!("{}{path} was told to fail", self.identity),
+            )),
+            None => ask(&tree),
+        }
+    }
+}
+
+impl Tree {
+    fn place(&mut self, path: &str, node: impl FnOnce(u64) -> Node) {
+        let Ok(path) = RelPath::new(path) else { return };
+        let mut above = path.parent();
+        while let Some(dir) = above.filter(|dir| !dir.is_root()) {
+            if !matches!(self.nodes.get(&dir), Some(Node::Dir)) {
+                self.nodes.insert(dir.clone(), Node::Dir);
+            }
+            above = dir.parent();
+        }
+        self.revision += 1;
+        let node = node(self.revision);
+        if !matches!(node, Node::Dir) {
+            self.remove(&path);
+        }
+        if !path.is_root() {
+            self.nodes.insert(path, node);
+        }
+    }
+
+    fn remove(&mut self, path: &RelPath) {
+        self.nodes
+            .retain(|at, _| at.strip_prefix(path).is_none() || path.is_root());
+    }
+
+    fn entry(&self, name: Name, node: &Node, coarse: bool) -> Entry {
+        match node {
+            Node::Dir => Entry::dir(name),
+            Node::File { bytes, version } => {
+                let mut entry = Entry::file(
+                    name,
+                    bytes.len() as u64,
+                    Some(Timestamp::from_secs(1_700_000_000)),
+                    version.clone(),
+                );
+                if coarse {
+                    entry.size = None;
+                    entry.version = Version::weak(format!("about {}", version.token));
+                } else if version.strong {
+                    entry.validator = Some(version.token.clone());
+                }
+                entry
+            }
+            Node::Symlink { target, version } => Entry::symlink(
+                name,
+                target,
+                Some(Timestamp::from_secs(1_700_000_000)),
+                version.clone(),
+            ),
+        }
+    }
+}
+
+fn not_found(path: &RelPath) -> Error {
+    Error::new(ErrorKind::NotFound, format!("{path} is not there"))
+}
+
+#[async_trait]
+impl Source for MemorySource {
+    fn identity(&self) -> &str {
+        &self.identity
+    }
+
+    fn url(&self, path: &RelPath) -> String {
+        format!("{}{path}", self.identity)
+    }
+
+    async fn list(&self, dir: &RelPath) -> Result<Listing> {
+        self.lists.fetch_add(1, Ordering::SeqCst);
+        self.answer(dir, |tree| {
+            if !dir.is_root() && !matches!(tree.nodes.get(dir), Some(Node::Dir)) {
+                return Err(not_found(dir));
+            }
+            let mut listing = ListingBuilder::default();
+            for (path, node) in &tree.nodes {
+                if path.parent().as_ref() == Some(dir)
+                    && let Some(name) = path.file_name()
+                {
+                    listing.push(tree.entry(name, node, tree.coarse));
+                }
+            }
+            Ok(listing.finish())
+        })
+        .await
+    }
+
+    async fn stat(&self, path: &RelPath) -> Result<Entry> {
+        self.stats.fetch_add(1, Ordering::SeqCst);
+        self.answer(path, |tree| {
+            match (path.file_name(), tree.nodes.get(path)) {
+                (Some(name), Some(node)) if !matches!(node, Node::Dir) => {
+                    Ok(tree.entry(name, node, false))
+                }
+                _ => Err(not_found(path)),
+            }
+        })
+        .await
+    }
+
+    async fn read(&self, path: &RelPath, entry: &Entry, range: Range<u64>) -> Result<Body> {
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        let (bytes, version) = self
+            .answer(path, |tree| match tree.nodes.get(path) {
+                Some(Node::File { bytes, version }) => Ok((bytes.clone(), version.clone())),
+                _ => Err(not_found(path)),
+            })
+            .await?;
+        if let Some(pinned) = &entry.validator
+            && *pinned != version.token
+        {
+            return Err(Error::changed(format!("{path} is no longer {pinned}")));
+        }
+        let size = bytes.len() as u64;
+        if range.is_empty() || range.end > size {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                format!("{range:?} of {path}, which has {size} bytes"),
+            ));
+        }
+        // In memory: the bounds fit, since they are no larger than the buffer.
+        let part = bytes.slice(range.start as usize..range.end as usize);
+        Ok(Body {
+            range,
+            size,
+            validator: version.strong.then_some(version.token),
+            stream: futures::stream::iter([Ok(part)]).boxed(),
+        })
+    }
+}
