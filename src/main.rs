@@ -11,7 +11,9 @@ fn main() -> ExitStatus {
     match run(&cli) {
         Ok(status) => status,
         Err(failure) => {
-            eprintln!("svol: {}", failure.message);
+            if !failure.message.is_empty() {
+                eprintln!("svol: {}", failure.message);
+            }
             failure.status
         }
     }
@@ -23,20 +25,15 @@ fn run(cli: &Cli) -> Result<ExitStatus, Failure> {
         let log = resolve_log(&cli.log, Quiet::Command, &Env::of_process()?)?;
         svol::logging::init(&log).map_err(Failure::usage)?;
     }
-    let mut out = io::BufWriter::new(io::stdout());
-    let mut err = io::stderr();
-    let result = dispatch(cli, &mut out, &mut err);
-    match out.flush() {
-        // Whoever read the output has gone, as `head` does.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitStatus::Failed),
-        Err(error) => Err(error.into()),
-        Ok(()) => result,
-    }
+    let mut out = io::stdout();
+    let status = dispatch(cli, &mut out, &mut io::stderr())?;
+    out.flush()?;
+    Ok(status)
 }
 
 fn dispatch(
     cli: &Cli,
-    out: &mut (dyn Write + Send),
+    out: &mut dyn Write,
     err: &mut dyn Write,
 ) -> Result<ExitStatus, Failure> {
     match &cli.command {

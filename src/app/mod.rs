@@ -7,7 +7,7 @@ use std::time::Duration;
 use svol_cache::Cache;
 use tokio::runtime::Handle as Runtime;
 
-use crate::catalogue::{Catalogue, Db, Policy};
+use crate::catalogue::{Catalogue, Db, Memory, Policy};
 use crate::cli::{CacheSettings, VolumeSettings};
 use crate::config::Volume;
 use crate::fetch::Fetcher;
@@ -95,10 +95,11 @@ impl View {
         let bandwidth = settings
             .bwlimit
             .map(|rate| Arc::new(Bandwidth::new(rate.bytes_per_second())));
+        let memory = Memory::default();
         let mut guards = Vec::new();
         let mut layers = Vec::new();
         for index in 0..volume.spec.layers.len() {
-            let (guard, layer) = open_layer(volume, index, &bandwidth, &db, runtime)?;
+            let (guard, layer) = open_layer(volume, index, &bandwidth, &db, &memory)?;
             guards.push(guard);
             layers.push(layer);
         }
@@ -144,7 +145,7 @@ fn open_layer(
     index: usize,
     bandwidth: &Option<Arc<Bandwidth>>,
     db: &Db,
-    runtime: &Runtime,
+    memory: &Memory,
 ) -> Result<(Guarded, Layer), Error> {
     let spec = &volume.spec.layers[index];
     let name = volume.layer_name(index);
@@ -161,10 +162,10 @@ fn open_layer(
     let policy = Policy {
         refresh: spec.refresh().interval(),
         patience: PATIENCE,
-        ..Policy::default()
+        memory: memory.clone(),
     };
     let guarded: Arc<dyn Source> = Arc::new(guard.clone());
-    let catalogue = Catalogue::new(db.clone(), guarded, policy, runtime.clone());
+    let catalogue = Catalogue::new(db.clone(), guarded, policy);
     let texts = |globs: &[crate::config::GlobPattern]| -> Vec<String> {
         globs.iter().map(|g| g.as_str().to_owned()).collect()
     };

@@ -47,8 +47,8 @@ fn stats(settings: &CacheSettings, json: bool, out: &mut dyn Write) -> Result<Ex
             "usedBytes": stats.used,
             "objects": stats.objects,
             "blobs": stats.blobs,
-            "partials": stats.partials,
-            "packedBytes": stats.packed_bytes,
+            "packed": stats.packed,
+            "pinned": stats.pinned,
         });
         writeln!(out, "{}", crate::control::server::pretty(&document))?;
     } else {
@@ -56,8 +56,8 @@ fn stats(settings: &CacheSettings, json: bool, out: &mut dyn Write) -> Result<Ex
         writeln!(out, "Used      {} of {}", size(stats.used), size(stats.limit))?;
         writeln!(out, "Objects   {}", stats.objects)?;
         writeln!(out, "Blobs     {} whole files", stats.blobs)?;
-        writeln!(out, "Partials  {} files that are here in part", stats.partials)?;
-        writeln!(out, "Packed    {} of small files", size(stats.packed_bytes))?;
+        writeln!(out, "Packed    {} small files", stats.packed)?;
+        writeln!(out, "Pinned    {}", stats.pinned)?;
     }
     Ok(ExitStatus::Done)
 }
@@ -69,7 +69,17 @@ fn verify(
 ) -> Result<ExitStatus, Failure> {
     let cache = open_cache_only(settings)?;
     let report = cache.verify(|_| {}).map_err(Failure::failed)?;
-    writeln!(out, "{report}")?;
+    writeln!(
+        out,
+        "{} in {} whole files, {} partial files and {} small files checked: {} blobs, {} grains and {} small files were bad",
+        size(report.bytes),
+        report.blobs,
+        report.partials,
+        report.packed,
+        report.bad_blobs,
+        report.bad_grains,
+        report.bad_packed
+    )?;
     if report.is_clean() {
         return Ok(ExitStatus::Done);
     }
@@ -83,6 +93,14 @@ fn verify(
 fn gc(settings: &CacheSettings, out: &mut dyn Write) -> Result<ExitStatus, Failure> {
     let cache = open_cache_only(settings)?;
     let report = cache.gc(None).map_err(Failure::failed)?;
-    writeln!(out, "{report}")?;
+    writeln!(
+        out,
+        "{} freed: {} files evicted, {} orphans and {} leftovers removed; {} used now",
+        size(report.freed_bytes),
+        report.evicted,
+        report.orphans,
+        report.stale,
+        size(report.used)
+    )?;
     Ok(ExitStatus::Done)
 }

@@ -64,6 +64,10 @@ impl From<crate::config::ConfigError> for Failure {
 
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Failure {
+        // Whoever read our output has gone, as `head` does: nobody is left to tell.
+        if error.kind() == std::io::ErrorKind::BrokenPipe {
+            return Failure::failed("");
+        }
         Failure::failed(error)
     }
 }

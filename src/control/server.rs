@@ -121,8 +121,8 @@ impl Subject {
         let ready = status::Condition {
             kind: "Ready".into(),
             status: match health.status {
-                Healthy::True => "True",
-                Healthy::False => "False",
+                Healthy::Ready => "True",
+                Healthy::NotReady => "False",
                 Healthy::Unknown => "Unknown",
             }
             .into(),
@@ -144,7 +144,10 @@ impl Subject {
             prefetch_wasted: reads(|c| &c.prefetch_wasted),
             hidden: layer.catalogue.hidden(),
             last_refresh: health.last_success.map(rfc3339),
-            last_error: health.last_error.clone(),
+            last_error: health
+                .last_error
+                .as_ref()
+                .map(|(when, what)| format!("{}: {what}", rfc3339(*when))),
         }
     }
 }

@@ -23,7 +23,7 @@ const MODEL_BYTES: usize = 64 << 20;
 /// `interrupted` says so.
 pub async fn run(
     keep: bool,
-    out: &mut (dyn Write + Send),
+    out: &mut dyn Write,
     interrupted: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let world = World::build().await?;
