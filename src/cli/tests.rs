@@ -16,7 +16,7 @@ fn env(variables: &[(&str, &str)]) -> Env {
     variables.entry("HOME".into()).or_insert("/home/me".into());
     Env {
         variables,
-        directory: "/work/dir".into(),
+        directory: "/srv/dir".into(),
         root: false,
     }
 }
@@ -130,14 +130,10 @@ fn several_sources_keep_their_order_wherever_options_stand() {
             .collect();
         assert_eq!(
             layers,
-            [
-                "s3://a=/",
-                "file:///srv/site=/site",
-                "file:///work/dir/d=/d"
-            ],
+            ["s3://a=/", "file:///srv/site=/site", "file:///srv/dir/d=/d"],
             "{line}"
         );
-        assert_eq!(settings.mountpoint, Path::new("/work/dir/mnt"), "{line}");
+        assert_eq!(settings.mountpoint, Path::new("/srv/dir/mnt"), "{line}");
         assert!(settings.wait && settings.foreground, "{line}");
     }
 }
@@ -232,7 +228,7 @@ fn an_option_beats_o_beats_the_environment_beats_the_file() {
         ("SVOL_LOG_FORMAT", "json"),
     ]);
     let from_env = mount_with("/mnt", &env).unwrap();
-    assert_eq!(from_env.view.cache.dir, Path::new("/work/dir/envcache"));
+    assert_eq!(from_env.view.cache.dir, Path::new("/srv/dir/envcache"));
     assert_eq!(from_env.view.cache.size.unwrap().to_string(), "2GiB");
     assert_eq!(from_env.view.bwlimit.unwrap().to_string(), "2MiB/s");
     assert_eq!((from_env.uid, from_env.gid), (Some(21), Some(22)));
@@ -257,7 +253,7 @@ fn an_option_beats_o_beats_the_environment_beats_the_file() {
         "a profile that is asked for beats the file's keys"
     );
     assert_eq!(from_env.log.filter, "svol=debug");
-    assert_eq!(from_env.log.file, Some(PathBuf::from("/work/dir/env.log")));
+    assert_eq!(from_env.log.file, Some(PathBuf::from("/srv/dir/env.log")));
     assert_eq!(from_env.log.format, LogFormat::Json);
 
     let line = "/mnt -o cache_dir=/o,uid=31,allow_other,refresh=3m,region=o,no_sign_request";
