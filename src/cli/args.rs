@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 use super::settings::LogFormat;
-use crate::config::{ByteRate, CacheSize, HttpUrl, HumanDuration, Refresh, Umask};
+use crate::config::{ByteRate, CacheSize, HumanDuration, Refresh, Umask};
 
 /// One merged, lazy, cached, read-only filesystem over many remote sources.
 #[derive(Debug, Parser)]
@@ -112,20 +112,20 @@ pub struct VolumeArgs {
 
 /// Options of all S3 layers; what the AWS tools' own variables say holds where these are not set.
 #[derive(Debug, Clone, Default, Args)]
-#[command(next_help_heading = "S3")]
 pub struct S3Args {
     /// Send requests without a signature, for public buckets [variable: SVOL_NO_SIGN_REQUEST]
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true)]
+    #[arg(long, help_heading = "S3", value_name = "BOOL", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "true", hide_possible_values = true)]
     pub no_sign_request: Option<bool>,
     /// The URL of a service other than Amazon's [variable: SVOL_ENDPOINT_URL, AWS_ENDPOINT_URL]
-    #[arg(long, value_name = "URL")]
-    pub endpoint_url: Option<HttpUrl>,
+    #[arg(long, help_heading = "S3", value_name = "URL")]
+    // Text: clap would repeat a URL that is refused, and with it a password.
+    pub endpoint_url: Option<String>,
     /// The buckets' region [variable: SVOL_REGION, AWS_REGION]
-    #[arg(long, value_name = "REGION")]
+    #[arg(long, help_heading = "S3", value_name = "REGION")]
     pub region: Option<String>,
     /// The profile of ~/.aws/config to use [variable: SVOL_PROFILE, AWS_PROFILE]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, help_heading = "S3", value_name = "NAME")]
     pub profile: Option<String>,
 }
 
@@ -183,8 +183,8 @@ pub struct MountArgs {
     /// the long options above; weaker than an option of its own
     #[arg(short = 'o', value_name = "OPTIONS")]
     pub options: Vec<String>,
-    /// The sources, in order, and the directory to mount at
-    #[arg(value_name = "SOURCE[=/path]... MOUNTPOINT", required = true)]
+    /// The sources, each with a path if wanted, in order; then the directory to mount at
+    #[arg(value_name = "SOURCE[=/path]", required = true)]
     pub places: Vec<OsString>,
 }
 

@@ -15,7 +15,8 @@ use super::env::Env;
 use super::mount_options::MountOptions;
 use super::settings::{CacheSettings, LogFormat, LogSettings, MountSettings, VolumeSettings};
 use crate::config::{
-    CacheSize, ConfigError, HttpUrl, Label, Layer, Place, Problem, Source, Volume, source_arg,
+    CacheSize, ConfigError, HttpUrl, Label, Layer, NameError, Place, Problem, Source, Volume,
+    source_arg,
 };
 
 /// What a command logs where nobody says otherwise.
@@ -340,9 +341,21 @@ impl<'a> Merge<'a> {
     fn s3(&mut self, args: &S3Args) -> S3Overrides {
         S3Overrides {
             no_sign_request: self.switch("no-sign-request", args.no_sign_request),
-            endpoint_url: self.pick("endpoint-url", args.endpoint_url.clone()),
+            endpoint_url: self.endpoint_url(args.endpoint_url.as_deref()),
             region: self.pick("region", args.region.clone()),
             profile: self.pick("profile", args.profile.clone()),
+        }
+    }
+
+    fn endpoint_url(&mut self, flag: Option<&str>) -> Option<HttpUrl> {
+        match flag.map(str::parse) {
+            Some(Ok(url)) => Some(url),
+            Some(Err(why)) => {
+                let why: NameError = why;
+                self.problem(Place::Argument("--endpoint-url".into()), why.to_string());
+                None
+            }
+            None => self.pick("endpoint-url", None),
         }
     }
 

@@ -150,6 +150,7 @@ fn mismatch(found: Unexpected<'_>, expected: &str) -> String {
     let expected = match expected {
         "a string" | "path string" => "text",
         "a boolean" => "true or false",
+        "a sequence" => "a list",
         "u32" => "a whole number from 0 to 4294967295",
         other => other,
     };

@@ -18,7 +18,7 @@ pub mod volume;
 
 pub use error::{ConfigError, Place, Problem};
 pub use filter::PathFilter;
-pub use names::{BucketName, GlobPattern, GraftPath, HttpUrl, Label};
+pub use names::{BucketName, GlobPattern, GraftPath, HttpUrl, Label, NameError};
 pub use secret::{Secret, SecretError, SecretRef};
 pub use source::{
     BasicAuth, BearerAuth, HttpAuth, HttpSource, IndexFormat, LocalSource, Manifest,

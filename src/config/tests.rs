@@ -266,7 +266,7 @@ fn wrong_types_and_values() {
         "v.yaml:8:15: spec.layers[0].strict: expected true or false, found text",
         "v.yaml:9:16: spec.layers[0].timeout: a duration needs a unit; write it as 500ms, 30s, 5m or 1h30m",
         "v.yaml:10:16: spec.layers[0].refresh: `0s` is less than a second; write 1s or more, or never",
-        "v.yaml:11:16: spec.layers[0].include: expected a sequence, found text",
+        "v.yaml:11:16: spec.layers[0].include: expected a list, found text",
         "v.yaml:12:13: spec.layers[1].http: expected a map of fields, found text",
         "v.yaml:13:21: spec.layers[2].local.path: expected text, found a list",
         "v.yaml:14:7: spec.layers[3]: expected a map of fields, found text",
