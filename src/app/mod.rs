@@ -14,7 +14,7 @@ use crate::fetch::Fetcher;
 use crate::namespace::{Filter, Layer, Namespace};
 use crate::source::Source;
 use crate::source::guard::{Bandwidth, GuardOptions, Guarded};
-use crate::vfs::{Owner, Vfs};
+use crate::vfs::{LayerPolicy, Owner, Vfs};
 
 mod serve;
 mod sources;
@@ -103,12 +103,14 @@ impl View {
             guards.push(guard);
             layers.push(layer);
         }
+        let policies = volume.spec.layers.iter().map(policy).collect();
         let namespace = Arc::new(Namespace::new(layers));
         let vfs = Vfs::new(
             namespace,
             cache.clone(),
             Fetcher::new(),
             runtime.clone(),
+            policies,
             owner,
         );
         Ok(View {
@@ -181,11 +183,17 @@ fn open_layer(
         graft: spec.path.rel_path().clone(),
         filter,
         required: spec.required,
-        strict: spec.strict,
-        revalidate: spec.revalidate(),
-        timeout: spec.timeout(),
+        outward_links: false,
     };
     Ok((guard, layer))
+}
+
+fn policy(layer: &crate::config::Layer) -> LayerPolicy {
+    LayerPolicy {
+        strict: layer.strict,
+        revalidate: layer.revalidate(),
+        deadline: layer.timeout(),
+    }
 }
 
 /// Returns the size of the disk that `dir`, or what of it exists, is on, in bytes.

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle as Runtime;
@@ -50,7 +51,7 @@ pub fn serve(
     let (notifications, pending) = Notifications::new();
     view.vfs
         .namespace()
-        .set_listener(move |dir, names| notifications.changed(dir, names));
+        .set_listener(Arc::new(move |dir, names| notifications.changed(dir, names)));
     let kernel = KernelSettings {
         name: format!("svol:{}", view.name),
         allow_other: settings.allow_other,

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::config::{self, HttpAuth, IndexFormat, ManifestFormat, ManifestLocation, SecretRef};
-use crate::source::http::{Auth, HttpSettings, HttpSource, Index, Manifest, ManifestPlace};
+use crate::config::{self, SecretRef};
 use crate::source::local::LocalSource;
 use crate::source::s3::{Env, S3Keys, S3Settings, S3Source};
 use crate::source::{self, Secret, Source};
@@ -12,7 +11,7 @@ use crate::source::{self, Secret, Source};
 pub(super) fn build(spec: &config::Source) -> source::Result<Arc<dyn Source>> {
     Ok(match spec {
         config::Source::S3(s3) => Arc::new(S3Source::new(s3_settings(s3), &Env::of_process())?),
-        config::Source::Http(http) => Arc::new(HttpSource::new(http_settings(http))?),
+        config::Source::Http(http) => return Err(source::Error::new(source::ErrorKind::Invalid, format!("{}: not merged yet", http.url))),
         config::Source::Local(local) => Arc::new(LocalSource::new(&local.path)?),
     })
 }

@@ -288,6 +288,14 @@ impl Catalogue {
             .unwrap_or_default()
     }
 
+    /// Returns how many names are hidden in the directories that are in memory.
+    pub fn hidden_names(&self) -> u64 {
+        let ours = self.policy.memory.0.iter();
+        ours.filter(|(key, _)| key.0 == self.id)
+            .flat_map(|(_, dir)| dir.hidden().iter().map(|h| h.count).collect::<Vec<_>>())
+            .sum()
+    }
+
     /// Returns the bytes and the number of all files known of the source; up to ten seconds old.
     pub async fn known_size(self: &Arc<Self>) -> (u64, u64) {
         let recent = *lock(&self.totals);

@@ -18,7 +18,7 @@ use super::registry::Record;
 use super::status;
 use crate::app::View;
 use crate::entry::Timestamp;
-use crate::namespace::RefreshReport;
+use crate::catalogue::RefreshReport;
 use crate::path::RelPath;
 use crate::source::guard::{Guarded, Status as Healthy};
 use crate::vfs::Vfs;
@@ -66,9 +66,10 @@ async fn status(State(subject): State<Arc<Subject>>) -> Json<status::Mount> {
 async fn refresh(
     State(subject): State<Arc<Subject>>,
     Query(query): Query<BTreeMap<String, String>>,
-) -> Answer<RefreshReport> {
+) -> Answer<serde_json::Value> {
     let path = path_of(&query)?;
-    Ok(Json(subject.vfs.namespace().refresh(&path).await))
+    let report = subject.vfs.namespace().refresh(&path, true).await;
+    Ok(Json(described(&report)))
 }
 
 async fn explain(
@@ -80,6 +81,23 @@ async fn explain(
     serde_json::to_value(views)
         .map(Json)
         .map_err(|e| (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))
+}
+
+fn described(report: &RefreshReport) -> serde_json::Value {
+    let errors: Vec<String> = report
+        .errors
+        .iter()
+        .map(|(dir, error)| format!("{dir}: {error}"))
+        .collect();
+    serde_json::json!({
+        "directories": report.listed,
+        "deferred": report.deferred,
+        "changed": report.changed,
+        "added": report.added,
+        "removed": report.removed,
+        "failed": report.failed,
+        "errors": errors,
+    })
 }
 
 fn path_of(query: &BTreeMap<String, String>) -> Result<RelPath, (StatusCode, String)> {
@@ -142,7 +160,7 @@ impl Subject {
             misses: reads(|c| &c.misses),
             prefetch_used: reads(|c| &c.prefetch_used),
             prefetch_wasted: reads(|c| &c.prefetch_wasted),
-            hidden: layer.catalogue.hidden(),
+            hidden: layer.catalogue.hidden_names(),
             last_refresh: health.last_success.map(rfc3339),
             last_error: health
                 .last_error

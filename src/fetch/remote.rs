@@ -475,7 +475,6 @@ impl Remote {
         let verdict = if got.as_ref() == want {
             Ok(())
         } else {
-            self.object.forget();
             Err(Error::lied(format!(
                 "{}: its SHA-256 is not the one that the manifest promises",
                 self.url()

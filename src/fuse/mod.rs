@@ -381,11 +381,17 @@ impl Filesystem for Fuse {
         reply.ok();
     }
 
-    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        let size = self.vfs.size();
-        let block = u64::from(BLOCK);
-        let (used, free) = (size.used.div_ceil(block), size.free / block);
-        reply.statfs(used + free, free, free, size.files, 0, BLOCK, 255, BLOCK);
+    fn statfs(&self, req: &Request, ino: INodeNo, reply: ReplyStatfs) {
+        let vfs = self.vfs.clone();
+        let work = async move { Ok(vfs.size().await) };
+        self.spawn(req, "statfs", ino, work, |result| match result {
+            Ok(size) => {
+                let block = u64::from(BLOCK);
+                let (used, free) = (size.used.div_ceil(block), size.free / block);
+                reply.statfs(used + free, free, free, size.files, 0, BLOCK, 255, BLOCK);
+            }
+            Err(errno) => reply.error(errno),
+        });
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {

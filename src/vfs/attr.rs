@@ -1,7 +1,7 @@
 //! Attributes as `stat` shows them.
 
 use crate::entry::{Entry, Kind, Timestamp};
-use crate::vfs::node::Ino;
+use crate::vfs::node::{Ino, ROOT};
 
 /// Who owns the files and what may be done with them.
 #[derive(Debug, Clone, Copy)]
@@ -38,32 +38,46 @@ pub struct Attr {
 const DIR_SIZE: u64 = 4096;
 
 impl Owner {
+    /// Returns the attributes of the volume's root.
+    pub fn root_attr(&self, time: Timestamp) -> Attr {
+        self.attr_of(ROOT, Kind::Dir, None, DIR_SIZE, time)
+    }
+
     /// Returns the attributes of `entry`; `fallback` is the time where the source knows none.
     pub fn attr(&self, ino: Ino, entry: &Entry, fallback: Timestamp) -> Attr {
-        let mode = match entry.kind {
-            Kind::Dir => 0o555,
+        let size = match entry.kind {
+            Kind::Dir => DIR_SIZE,
+            _ => entry.size.unwrap_or(0),
+        };
+        let mtime = entry.mtime.unwrap_or(fallback);
+        self.attr_of(ino, entry.kind, entry.executable, size, mtime)
+    }
+
+    fn attr_of(
+        &self,
+        ino: Ino,
+        kind: Kind,
+        executable: Option<bool>,
+        size: u64,
+        mtime: Timestamp,
+    ) -> Attr {
+        let mode = match kind {
             Kind::Symlink => 0o777,
             // A source without a notion of it (a bucket, an HTTP tree) may hold programs: nothing
             // is gained by refusing to run what can be copied and run.
-            Kind::File if entry.executable.unwrap_or(true) => 0o555,
-            Kind::File => 0o444,
-        };
-        let mut mode = match entry.kind {
-            Kind::Symlink => mode,
-            _ => mode & !self.umask,
-        };
-        if entry.kind == Kind::Dir {
+            Kind::File if executable.unwrap_or(true) => 0o555 & !self.umask,
+            Kind::File => 0o444 & !self.umask,
             // Who may list may enter, or `--umask 0133`, meant for files, would lock all out.
-            mode |= (mode & 0o444) >> 2;
-        }
+            Kind::Dir => {
+                let mode = 0o555 & !self.umask;
+                mode | (mode & 0o444) >> 2
+            }
+        };
         Attr {
             ino,
-            kind: entry.kind,
-            size: match entry.kind {
-                Kind::Dir => DIR_SIZE,
-                _ => entry.size.unwrap_or(0),
-            },
-            mtime: entry.mtime.unwrap_or(fallback),
+            kind,
+            size,
+            mtime,
             mode: mode as u16,
             uid: self.uid,
             gid: self.gid,

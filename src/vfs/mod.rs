@@ -17,11 +17,12 @@ use std::time::Duration;
 use svol_cache::Cache;
 use tokio::runtime::Handle as Runtime;
 
+use crate::catalogue::Catalogue;
 use crate::entry::{Entry, Kind, Timestamp};
 use crate::fetch::{Counters, Fetcher};
-use crate::namespace::{Found, LookupError, Merged, Namespace};
+use crate::namespace::{Found, Merged, Namespace};
 use crate::path::{Name, RelPath};
-use crate::source::ErrorKind;
+use crate::source::{ErrorKind, Source};
 
 mod attr;
 mod error;
@@ -52,6 +53,8 @@ pub struct Vfs {
     fetcher: Arc<Fetcher>,
     /// One for each layer.
     counters: Vec<Arc<Counters>>,
+    /// One for each layer.
+    policies: Vec<LayerPolicy>,
     runtime: Runtime,
     owner: Owner,
     /// The time shown where a source knows none: fixed, so that it is the same after a remount.
@@ -62,11 +65,22 @@ pub struct Vfs {
     next_handle: AtomicU64,
 }
 
+/// How a layer is read.
+#[derive(Debug, Clone, Copy)]
+pub struct LayerPolicy {
+    /// Whether a file is refused whose weak version cannot be checked.
+    pub strict: bool,
+    /// For how long a weak version that was seen is believed at open.
+    pub revalidate: Duration,
+    /// How long a reader waits for its bytes.
+    pub deadline: Duration,
+}
+
 /// An open directory: one state of its listing, so that offsets into it stay true.
 #[derive(Debug)]
 struct DirHandle {
     node: Arc<Node>,
-    listing: std::sync::RwLock<Arc<Merged>>,
+    listing: std::sync::RwLock<Merged>,
 }
 
 /// What a lookup found.
@@ -112,25 +126,26 @@ pub struct VolumeSize {
 }
 
 impl Vfs {
-    /// Assembles a filesystem.
+    /// Assembles a filesystem; `policies` are those of the namespace's layers.
     pub fn new(
         namespace: Arc<Namespace>,
         cache: Cache,
         fetcher: Arc<Fetcher>,
         runtime: Runtime,
+        policies: Vec<LayerPolicy>,
         owner: Owner,
     ) -> Vfs {
-        let root = namespace.root();
         let counters = namespace.layers().iter().map(|_| Arc::default()).collect();
         Vfs {
             counters,
+            policies,
             namespace,
             cache,
             fetcher,
             runtime,
             owner,
             epoch: Timestamp(0),
-            nodes: Nodes::new(root),
+            nodes: Nodes::new(),
             handles: Shards::new(),
             dirs: Shards::new(),
             next_handle: AtomicU64::new(1),
@@ -150,6 +165,14 @@ impl Vfs {
     /// Returns the counts of the layer at `index`.
     pub fn counters(&self, index: usize) -> Option<&Counters> {
         self.counters.get(index).map(|c| &**c)
+    }
+
+    fn catalogue(&self, layer: usize) -> &Arc<Catalogue> {
+        &self.namespace.layers()[layer].catalogue
+    }
+
+    fn source(&self, layer: usize) -> &Arc<dyn Source> {
+        self.catalogue(layer).source()
     }
 
     fn dir_node(&self, ino: Ino) -> Result<Arc<Node>> {
@@ -177,7 +200,7 @@ impl Vfs {
         let (dir, name) = self.lookup_args(parent, name)?;
         let mut found = self.namespace.lookup(&dir.path, &name).await?;
         if needs_size(&found.entry) {
-            found = self.namespace.resolve(&dir.path, &name, found).await?;
+            found = self.namespace.resolve(&found).await?;
         }
         Ok(self.looked_up(&dir.path, found))
     }
@@ -199,28 +222,37 @@ impl Vfs {
     }
 
     fn node_for(&self, path: RelPath, found: Found) -> Arc<Node> {
-        let (ino, what) = self.identify(&path, found);
+        let (ino, what) = self.identify(&path, found.entry, found.layer, found.path);
         self.nodes.look_up(ino, path, what)
     }
 
-    fn identify(&self, path: &RelPath, found: Found) -> (Ino, What) {
-        match found.entry.kind {
-            Kind::Dir => (node::dir_ino(path), What::Dir { entry: found.entry }),
-            Kind::File | Kind::Symlink => {
-                let source = self.namespace.source(found.layer);
-                let ino = node::leaf_ino(path, source.identity(), &found.entry);
-                let what = What::Leaf {
-                    layer: found.layer,
-                    source_path: found.path,
-                    entry: found.entry,
-                };
-                (ino, what)
-            }
+    /// Returns the number and the meaning of what is at `path` of the volume.
+    fn identify(
+        &self,
+        path: &RelPath,
+        entry: Entry,
+        layer: usize,
+        source_path: RelPath,
+    ) -> (Ino, What) {
+        if entry.kind == Kind::Dir {
+            return (node::dir_ino(path), What::Dir { entry });
         }
+        let ino = node::leaf_ino(path, self.source(layer).identity(), &entry);
+        let what = What::Leaf {
+            layer,
+            source_path,
+            entry,
+        };
+        (ino, what)
     }
 
     fn attr_of(&self, node: &Node) -> Attr {
-        self.owner.attr(node.ino, node.entry(), self.epoch)
+        match &node.what {
+            What::Root => self.owner.root_attr(self.epoch),
+            What::Dir { entry } | What::Leaf { entry, .. } => {
+                self.owner.attr(node.ino, entry, self.epoch)
+            }
+        }
     }
 
     /// Takes note that the kernel forgot `count` lookups of an inode.
@@ -237,7 +269,10 @@ impl Vfs {
     /// Returns where a symbolic link points to.
     pub fn readlink(&self, ino: Ino) -> Result<Arc<str>> {
         let node = self.nodes.get(ino).ok_or(Error::Stale)?;
-        node.entry().target.clone().ok_or(Error::NotSymlink)
+        match &node.what {
+            What::Leaf { entry, .. } => entry.target.clone().ok_or(Error::NotSymlink),
+            What::Root | What::Dir { .. } => Err(Error::NotSymlink),
+        }
     }
 
     /// Opens a directory, from memory.
@@ -257,10 +292,11 @@ impl Vfs {
         Ok(self.opened_dir(node, listing))
     }
 
-    fn opened_dir(&self, node: Arc<Node>, listing: Arc<Merged>) -> OpenedDir {
-        // Generations start above zero, so a directory that was never listed is not "unchanged".
-        let unchanged = listing.degraded.is_empty()
-            && node.listed.swap(listing.generation, Ordering::Relaxed) == listing.generation;
+    fn opened_dir(&self, node: Arc<Node>, listing: Merged) -> OpenedDir {
+        // Zero is "never listed".
+        let generation = listing.generation().max(1);
+        let unchanged = node.listed.swap(generation, Ordering::Relaxed) == generation
+            && listing.degraded().is_empty();
         let handle = self.next_handle.fetch_add(1, Ordering::Relaxed);
         let dir = DirHandle {
             node,
@@ -319,19 +355,18 @@ impl Vfs {
             }
         }
         let from = usize::try_from(offset.saturating_sub(2)).unwrap_or(usize::MAX);
-        for (at, found) in listing.found_from(from) {
+        let fresh_for = listing.fresh_for();
+        for at in from..listing.len() {
+            let Some(found) = listing.get(at) else { break };
             let path = node.path.join(&found.entry.name);
-            let unsized_file = needs_size(&found.entry);
-            let ttl = found.fresh_for.min(FOREVER);
-            let name = found.entry.name.clone();
-            let (ino, what) = self.identify(&path, found);
+            let unsized_file = needs_size(found.entry);
+            let ttl = fresh_for.min(FOREVER);
+            let name = &found.entry.name;
+            let (ino, what) = self.identify(&path, found.entry.clone(), found.layer, found.path());
             let (attr, ttl) = if count && !unsized_file {
                 (self.attr_of(&self.nodes.look_up(ino, path, what)), ttl)
             } else {
-                let entry = match &what {
-                    What::Dir { entry } | What::Leaf { entry, .. } => entry,
-                };
-                (self.owner.attr(ino, entry, self.epoch), Duration::ZERO)
+                (self.owner.attr(ino, found.entry, self.epoch), Duration::ZERO)
             };
             let entry = DirEntry {
                 next: at as u64 + 3,
@@ -350,8 +385,13 @@ impl Vfs {
     }
 
     /// Returns the sizes of the volume.
-    pub fn size(&self) -> VolumeSize {
-        let (used, files) = self.namespace.known_size();
+    pub async fn size(&self) -> VolumeSize {
+        let (mut used, mut files) = (0u64, 0u64);
+        for layer in self.namespace.layers() {
+            let (bytes, count) = layer.catalogue.known_size().await;
+            used = used.saturating_add(bytes);
+            files = files.saturating_add(count);
+        }
         let stats = self.cache.stats();
         VolumeSize {
             used,
@@ -376,7 +416,7 @@ impl Vfs {
         if let (Error::Source(error), What::Leaf { layer, source_path, .. }) = (error, &node.what)
             && matches!(error.kind(), ErrorKind::Changed | ErrorKind::NotFound)
         {
-            self.namespace.report_changed(*layer, source_path);
+            self.catalogue(*layer).report_changed(source_path);
         }
     }
 }
@@ -384,14 +424,6 @@ impl Vfs {
 impl std::fmt::Debug for Vfs {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Vfs").finish_non_exhaustive()
-    }
-}
-
-/// Returns for how long the kernel may remember that a name is absent.
-pub fn absent_ttl(error: &LookupError) -> Duration {
-    match error {
-        LookupError::Absent { fresh_for } => (*fresh_for).min(ABSENT),
-        LookupError::Failed { .. } => Duration::ZERO,
     }
 }
 

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, Weak};
 use super::file::OpenFile;
 use super::shards::Shards;
 use crate::entry::{Entry, Kind};
-use crate::path::{Name, RelPath};
+use crate::path::RelPath;
 
 /// An inode number. The root's is 1.
 pub type Ino = u64;
@@ -22,6 +22,8 @@ pub const ROOT: Ino = 1;
 /// What an inode stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum What {
+    /// The volume's root, which has no name.
+    Root,
     /// A directory of the merged tree.
     Dir { entry: Entry },
     /// A file or symbolic link of one layer.
@@ -46,14 +48,8 @@ pub(super) struct Node {
 }
 
 impl Node {
-    pub(super) fn entry(&self) -> &Entry {
-        match &self.what {
-            What::Dir { entry } | What::Leaf { entry, .. } => entry,
-        }
-    }
-
     pub(super) fn is_dir(&self) -> bool {
-        matches!(self.what, What::Dir { .. })
+        matches!(self.what, What::Root | What::Dir { .. })
     }
 }
 
@@ -92,18 +88,29 @@ fn number(parts: &[&str]) -> Ino {
 #[derive(Debug)]
 pub(super) struct Nodes {
     nodes: Shards<Arc<Node>>,
+    root: Arc<Node>,
 }
 
 impl Nodes {
-    pub(super) fn new(root: Entry) -> Nodes {
-        let nodes = Nodes {
+    pub(super) fn new() -> Nodes {
+        Nodes {
             nodes: Shards::new(),
-        };
-        nodes.look_up(ROOT, RelPath::root(), What::Dir { entry: root });
-        nodes
+            root: Arc::new(Node {
+                ino: ROOT,
+                path: RelPath::root(),
+                what: What::Root,
+                lookups: AtomicU64::new(1),
+                told_stale: AtomicBool::new(false),
+                opened: Mutex::default(),
+                listed: AtomicU64::new(0),
+            }),
+        }
     }
 
     pub(super) fn get(&self, ino: Ino) -> Option<Arc<Node>> {
+        if ino == ROOT {
+            return Some(self.root.clone());
+        }
         self.nodes.get(ino)
     }
 
@@ -179,15 +186,11 @@ fn same(node: &Node, path: &RelPath, what: &What) -> bool {
     node.path == *path && node.what == *what
 }
 
-/// Returns the path of `name` in the directory at `parent`, and of what `..` of it is.
-pub(super) fn child(parent: &RelPath, name: &Name) -> RelPath {
-    parent.join(name)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::entry::Version;
+    use crate::path::Name;
 
     fn file(token: &str) -> Entry {
         Entry::file(Name::new("f").unwrap(), 1, None, Version::strong(token))
@@ -208,7 +211,7 @@ mod tests {
 
     #[test]
     fn forgotten_nodes_go_and_known_ones_stay() {
-        let nodes = Nodes::new(Entry::dir(Name::new("root").unwrap()));
+        let nodes = Nodes::new();
         let path = RelPath::new("f").unwrap();
         let what = What::Leaf {
             layer: 0,

@@ -10,7 +10,7 @@ use super::error::{Error, Result};
 use super::file::{Handle, InPlaceFile, OpenFile};
 use super::node::{Ino, Node, What};
 use super::Vfs;
-use crate::entry::{Entry, Kind};
+use crate::entry::{Entry, Kind, Timestamp};
 use crate::fetch::{Counters, Pin, Remote};
 use crate::namespace::{Found, LookupError};
 use crate::path::RelPath;
@@ -38,11 +38,12 @@ impl Vfs {
         if let Some(file) = opened(&node) {
             return Some(Ok(self.handle(node, file)));
         }
-        if !pinned(node.entry()) || self.must_probe(&node) {
+        let Leaf { layer, path, entry } = leaf(&node).ok()?;
+        if !pinned(entry) || self.must_probe(layer, path, entry) {
             return None;
         }
-        let file = self.open_file(&node, node.entry().clone())?;
-        Some(file.map(|file| self.handle(node, file)))
+        let file = self.open_file(&node, entry.clone())?;
+        Some(file.map(|file| self.handle(node.clone(), file)))
     }
 
     /// Opens a file.
@@ -52,10 +53,13 @@ impl Vfs {
             let found = self.namespace.lookup(&dir, &name).await;
             self.check_current(&node, found)?;
         }
-        let mut entry = node.entry().clone();
-        if self.must_probe(&node) || (!pinned(&entry) && opened(&node).is_none()) {
-            entry = self.probe(&node, entry).await?;
-        }
+        let Leaf { layer, path, entry } = leaf(&node)?;
+        let due = self.must_probe(layer, path, entry);
+        let entry = if due || (!pinned(entry) && opened(&node).is_none()) {
+            self.probe(layer, path, entry).await?
+        } else {
+            entry.clone()
+        };
         if let Some(file) = opened(&node) {
             return Ok(self.handle(node, file));
         }
@@ -118,19 +122,13 @@ impl Vfs {
     }
 
     fn counters_of(&self, node: &Node) -> Option<&Arc<Counters>> {
-        match &node.what {
-            What::Leaf { layer, .. } => self.counters.get(*layer),
-            What::Dir { .. } => None,
-        }
+        self.counters.get(leaf(node).ok()?.layer)
     }
 
-    pub(super) fn file_node(&self, ino: Ino) -> Result<Arc<Node>> {
+    fn file_node(&self, ino: Ino) -> Result<Arc<Node>> {
         let node = self.nodes.get(ino).ok_or(Error::Stale)?;
-        match node.entry().kind {
-            Kind::File => Ok(node),
-            Kind::Dir => Err(Error::IsDir),
-            Kind::Symlink => Err(Error::Stale),
-        }
+        leaf(&node)?;
+        Ok(node)
     }
 
     fn handle(&self, node: Arc<Node>, file: Arc<OpenFile>) -> u64 {
@@ -149,7 +147,10 @@ impl Vfs {
         found: std::result::Result<Found, LookupError>,
     ) -> Result<()> {
         let current = match found {
-            Ok(found) => self.identify(&node.path, found).0 == node.ino,
+            Ok(found) => {
+                let at = self.identify(&node.path, found.entry, found.layer, found.path);
+                at.0 == node.ino
+            }
             Err(LookupError::Absent { .. }) => false,
             // Nobody knows: the held version is the best there is.
             Err(LookupError::Failed { .. }) => true,
@@ -161,87 +162,82 @@ impl Vfs {
     }
 
     /// Returns whether the version is weak and was last seen too long ago.
-    fn must_probe(&self, node: &Node) -> bool {
-        match &node.what {
-            What::Leaf { layer, source_path, entry } => {
-                !entry.version.strong && self.namespace.is_due(*layer, source_path)
-            }
-            What::Dir { .. } => false,
+    fn must_probe(&self, layer: usize, path: &RelPath, entry: &Entry) -> bool {
+        if entry.version.strong {
+            return false;
         }
+        let seen = self.catalogue(layer).last_seen(path);
+        let age = seen.map_or(u64::MAX, |seen| Timestamp::now().seconds_since(seen));
+        age > self.policies[layer].revalidate.as_secs()
     }
 
     /// Asks the source what the file is now. No answer in time: what is known is used, unless the
     /// layer is strict or nothing of the file could be served anyway.
-    async fn probe(&self, node: &Node, entry: Entry) -> Result<Entry> {
-        let What::Leaf { layer, source_path, .. } = &node.what else {
-            return Err(Error::IsDir);
+    async fn probe(&self, layer: usize, path: &RelPath, entry: &Entry) -> Result<Entry> {
+        let asking = self.catalogue(layer).probe(path, entry);
+        let now = if pinned(entry) && !self.policies[layer].strict {
+            match tokio::time::timeout(PROBE, asking).await {
+                Ok(Err(error)) if error.kind().is_outage() => return Ok(entry.clone()),
+                Err(_) => return Ok(entry.clone()),
+                Ok(answer) => answer,
+            }
+        } else {
+            asking.await
         };
-        let asking = self.namespace.probe(*layer, source_path, &entry);
-        if pinned(&entry) && !self.namespace.is_strict(*layer) {
-            return match tokio::time::timeout(PROBE, asking).await {
-                Ok(Ok(now)) => self.still(node, now),
-                Ok(Err(error)) if !error.kind().is_outage() => Err(error.into()),
-                Ok(Err(_)) | Err(_) => Ok(entry),
-            };
+        match now {
+            Ok(now) if now.version == entry.version => Ok(now),
+            Ok(_) => Err(Error::Stale),
+            Err(error) if error.kind() == source::ErrorKind::NotFound => {
+                self.catalogue(layer).report_changed(path);
+                Err(Error::Stale)
+            }
+            Err(error) => Err(error.into()),
         }
-        self.still(node, asking.await?)
-    }
-
-    /// Returns `now` if it is what the inode stands for.
-    fn still(&self, node: &Node, now: Entry) -> Result<Entry> {
-        if now.version == node.entry().version {
-            return Ok(now);
-        }
-        if let What::Leaf { layer, source_path, .. } = &node.what {
-            self.namespace.report_changed(*layer, source_path);
-        }
-        Err(Error::Stale)
     }
 
     /// Opens a file of a source that is fetched; nothing if the source is read in place, which may
     /// wait for a disk.
     fn open_file(&self, node: &Arc<Node>, entry: Entry) -> Option<Result<Arc<OpenFile>>> {
-        let What::Leaf { layer, source_path, .. } = &node.what else {
-            return Some(Err(Error::IsDir));
+        let Leaf { layer, path, .. } = match leaf(node) {
+            Ok(leaf) => leaf,
+            Err(error) => return Some(Err(error)),
         };
-        let source = self.namespace.source(*layer);
+        let source = self.source(layer);
         if source.in_place().is_some() {
             return None;
         }
         let Some(size) = entry.size else {
             return Some(Err(source::Error::lied("a file without a size").into()));
         };
-        let key = object_key(source.identity(), source_path, &entry);
+        let key = object_key(source.identity(), path, &entry);
         let remote = Remote::new(
             self.cache.object(key, size),
             source.clone(),
             Pin {
-                path: source_path.clone(),
+                path: path.clone(),
                 entry,
             },
             self.fetcher.clone(),
-            self.counters[*layer].clone(),
+            self.counters[layer].clone(),
             self.runtime.clone(),
-            self.namespace.deadline(*layer),
+            self.policies[layer].deadline,
         );
         Some(Ok(share(node, OpenFile::Remote(remote))))
     }
 
     fn open_in_place(&self, node: &Arc<Node>, entry: Entry) -> Result<Arc<OpenFile>> {
-        let What::Leaf { layer, source_path, .. } = &node.what else {
-            return Err(Error::IsDir);
-        };
-        let source = self.namespace.source(*layer);
+        let Leaf { layer, path, .. } = leaf(node)?;
+        let source = self.source(layer);
         let Some(ability) = source.in_place() else {
             return Err(Error::Stale);
         };
-        let file = ability.open(source_path, &entry).inspect_err(|e| {
+        let file = ability.open(path, &entry).inspect_err(|e| {
             self.note_failure(node, &Error::Source(e.clone()));
         })?;
         let file = InPlaceFile {
             file,
             source: source.clone(),
-            path: source_path.clone(),
+            path: path.clone(),
             entry,
         };
         Ok(share(node, OpenFile::InPlace(file)))
@@ -249,13 +245,37 @@ impl Vfs {
 
     /// Lets the catalogue keep what the first reply taught.
     fn teach(&self, node: &Node, learnt: &Entry) {
-        if let What::Leaf { layer, source_path, entry } = &node.what
+        if let Ok(Leaf { layer, path, entry }) = leaf(node)
             && entry.validator.is_none()
             && let Some(validator) = &learnt.validator
         {
-            self.namespace
-                .learn(*layer, source_path, &entry.version, validator);
+            self.catalogue(layer)
+                .learn(path, &entry.version, validator.clone());
         }
+    }
+}
+
+/// A file of a layer.
+#[derive(Clone, Copy)]
+struct Leaf<'a> {
+    layer: usize,
+    path: &'a RelPath,
+    entry: &'a Entry,
+}
+
+fn leaf(node: &Node) -> Result<Leaf<'_>> {
+    match &node.what {
+        What::Leaf {
+            layer,
+            source_path,
+            entry,
+        } if entry.kind == Kind::File => Ok(Leaf {
+            layer: *layer,
+            path: source_path,
+            entry,
+        }),
+        What::Leaf { .. } => Err(Error::Stale),
+        What::Root | What::Dir { .. } => Err(Error::IsDir),
     }
 }
 
@@ -297,7 +317,7 @@ pub(super) fn object_key(identity: &str, path: &RelPath, entry: &Entry) -> Objec
         hash.update(&(part.len() as u64).to_le_bytes());
         hash.update(part.as_bytes());
     }
-    ObjectKey::new(*hash.finalize().as_bytes())
+    ObjectKey::from_bytes(*hash.finalize().as_bytes())
 }
 
 #[cfg(test)]

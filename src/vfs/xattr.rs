@@ -19,35 +19,50 @@ impl Vfs {
             "source" => self.source_of(&node),
             "version" => match &node.what {
                 What::Leaf { entry, .. } => Ok(entry.version.token.to_string()),
-                What::Dir { .. } => Err(Error::NoAttribute),
+                What::Root | What::Dir { .. } => Err(Error::NoAttribute),
             },
             "cached" => self.cached(&node),
             "digest" => self
                 .digest(&node)
                 .map(|hash| format!("blake3:{}", hash.to_hex()))
                 .ok_or(Error::NoAttribute),
-            "stale" => self
-                .namespace
-                .stale_reason(&node.path, node.is_dir())
-                .ok_or(Error::NoAttribute),
+            "stale" => self.stale(&node).ok_or(Error::NoAttribute),
             _ => Err(Error::NoAttribute),
         }
     }
 
+    /// Of a directory: all layers' that are merged there, a line each, the last layer first.
     fn source_of(&self, node: &Node) -> Result<String> {
-        match &node.what {
-            What::Leaf { layer, source_path, .. } => {
-                Ok(self.namespace.source(*layer).url(source_path))
-            }
-            What::Dir { .. } => {
-                let urls = self.namespace.sources_of_dir(&node.path);
-                if urls.is_empty() {
-                    Err(Error::NoAttribute)
-                } else {
-                    Ok(urls.join("\n"))
-                }
-            }
+        if let What::Leaf { layer, source_path, .. } = &node.what {
+            return Ok(self.source(*layer).url(source_path));
         }
+        let urls: Vec<String> = self
+            .namespace
+            .peek_sources(&node.path)
+            .into_iter()
+            .map(|(layer, path)| self.source(layer).url(&path))
+            .collect();
+        if urls.is_empty() {
+            return Err(Error::NoAttribute);
+        }
+        Ok(urls.join("\n"))
+    }
+
+    /// Why what is known of a directory, or of the one that a file is in, is older than it should
+    /// be or lacks a layer.
+    fn stale(&self, node: &Node) -> Option<String> {
+        let dir = if node.is_dir() {
+            node.path.clone()
+        } else {
+            node.path.parent()?
+        };
+        let listing = self.namespace.peek_list(&dir)?.ok()?;
+        let degraded = listing.degraded().iter().map(|(layer, e)| (*layer, e));
+        let reasons: Vec<String> = degraded
+            .chain(listing.stale())
+            .map(|(layer, e)| format!("{}: {e}", self.namespace.layers()[layer].name))
+            .collect();
+        (!reasons.is_empty()).then(|| reasons.join("\n"))
     }
 
     fn cached(&self, node: &Node) -> Result<String> {
@@ -58,7 +73,7 @@ impl Vfs {
         if entry.kind != Kind::File {
             return Err(Error::NoAttribute);
         }
-        let source = self.namespace.source(*layer);
+        let source = self.source(*layer);
         let here = match opened(node).as_deref() {
             Some(OpenFile::Remote(remote)) => remote.object().present_bytes(),
             _ if source.in_place().is_some() => size,
@@ -75,7 +90,7 @@ impl Vfs {
             return None;
         };
         let size = entry.size?;
-        let source = self.namespace.source(*layer);
+        let source = self.source(*layer);
         if entry.kind != Kind::File || source.in_place().is_some() {
             return None;
         }
