@@ -1,26 +1,137 @@
-//! One opened cache.
+//! One opened cache: its parts, its threads, and what can be asked of it as a whole.
 
-use std::sync::Arc;
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
+use blake3::Hash;
+
+use crate::clock::Clock;
 use crate::config::Config;
+use crate::dir::{self, Dir};
 use crate::error::Error;
+use crate::evict::Evictor;
+use crate::files::{self, Opened};
+use crate::index::{self, Change, Index};
+use crate::inner::Inner;
 use crate::key::ObjectKey;
 use crate::memory::Memory;
 use crate::object::Object;
+use crate::packs::Packs;
+use crate::quota::Quota;
+use crate::registry::{Descriptors, Registry};
 use crate::report::{GcReport, VerifyProgress, VerifyReport};
+use crate::scrub;
+use crate::seal::{Sealer, lock_blob};
 use crate::stats::{Counters, Stats};
+use crate::trouble::Troubles;
+
+/// How long closing waits for the threads. They are stopped between two steps of a few
+/// milliseconds each, but a disk may be slow.
+const CLOSING_PATIENCE: Duration = Duration::from_secs(5);
 
 /// One opened cache directory, or a cache in memory alone. Clones are the same cache.
 #[derive(Clone)]
 pub struct Cache {
+    running: Arc<Running>,
+}
+
+/// What is shut down when the last handle of a cache goes, whether or not objects are still held.
+struct Running {
     shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 /// What all objects of a cache have in common.
 pub(crate) struct Shared {
+    pub(crate) registry: Registry,
     pub(crate) memory: Memory,
     pub(crate) memory_limit: u64,
     pub(crate) counters: Counters,
+    /// None for a cache in memory alone.
+    pub(crate) disk: Option<Disk>,
+}
+
+/// What belongs to the cache directory.
+pub(crate) struct Disk {
+    pub(crate) dir: Arc<Dir>,
+    /// The lock file, open once for all small objects, which are told apart in memory.
+    pub(crate) locks: Arc<File>,
+    pub(crate) index: Index,
+    pub(crate) quota: Arc<Quota>,
+    pub(crate) packs: Packs,
+    pub(crate) descriptors: Descriptors,
+    pub(crate) sealer: Arc<Sealer>,
+    pub(crate) evictor: Arc<Evictor>,
+    pub(crate) clock: Clock,
+    pub(crate) troubles: Arc<Troubles>,
+}
+
+impl Disk {
+    /// Returns whether `bytes` more of an object may be written, after making room if need be.
+    pub(crate) fn make_room(&self, inner: &Inner, bytes: u64) -> bool {
+        self.quota.could_keep(inner.size) && self.make_room_for_small(bytes)
+    }
+
+    /// The same for something that surely is not larger than the quota.
+    pub(crate) fn make_room_for_small(&self, bytes: u64) -> bool {
+        self.quota.fits(bytes) || self.evictor.make_room(&self.quota, bytes)
+    }
+
+    /// Brings the clock and the numbers of the quota up to date.
+    pub(crate) fn measure(&self) {
+        self.clock.now();
+        match self.dir.space() {
+            Ok(space) => self.quota.measured_free(space.free),
+            Err(error) => self.troubles.note("measure the disk", &error),
+        }
+        if let Some(used) = self.index.used() {
+            self.quota.reported(used, 0);
+        }
+    }
+
+    /// Removes a blob that was found bad, so that its objects are missing, and are brought again.
+    /// With `file`, only if that is still it; else only if it still cannot be opened.
+    pub(crate) fn quarantine(
+        &self,
+        counters: &Counters,
+        hash: &Hash,
+        file: Option<&File>,
+        reason: &str,
+    ) {
+        let is_it = match file {
+            Some(file) => file
+                .metadata()
+                .is_ok_and(|it| dir::still_names(&self.dir.blob(hash), &it)),
+            None => {
+                let row = self.index.blob(hash);
+                let opened = row.map(|row| files::open_blob(&self.dir, hash, row.size));
+                matches!(opened, Some(Ok(Opened::Bad(_))))
+            }
+        };
+        if is_it {
+            self.remove_blob(counters, hash, reason);
+        }
+    }
+
+    /// Removes a blob that is bad.
+    pub(crate) fn remove_blob(&self, counters: &Counters, hash: &Hash, reason: &str) {
+        let path = self.dir.blob(hash);
+        let removed = lock_blob(self, hash).and_then(|_guard| {
+            dir::remove(&path)?;
+            dir::remove(&dir::sidecar(&path))
+        });
+        match removed {
+            Ok(()) => {
+                counters.healed.add(1);
+                tracing::warn!(blob = %hash, reason, "damaged blob dropped");
+                let _ = self.index.commit(Change::DropBlob { hash: *hash });
+            }
+            Err(error) => self.troubles.note("remove a blob", &error),
+        }
+    }
 }
 
 impl Cache {
@@ -30,18 +141,88 @@ impl Cache {
     /// directory belongs to somebody else, is open to others and cannot be closed to them, is on
     /// a network file system, or cannot be written; see [`Cache::in_memory`] for going on without.
     pub fn open(config: Config) -> Result<Cache, Error> {
-        Ok(Cache::in_memory(config.memory))
+        let dir = Arc::new(Dir::open(&config.dir)?);
+        let space = dir.space().map_err(Error::io("measure the disk"))?;
+        let locks = dir.create(&dir.locks());
+        let locks = Arc::new(locks.map_err(Error::io("make the lock file"))?);
+        let connection = index::open(&dir)?;
+        let (used, latest_use) =
+            index::summary(&connection).map_err(|error| Error::Index(error.to_string()))?;
+        let quota = Arc::new(Quota::new(&config, space, used));
+        let troubles = Arc::new(Troubles::default());
+        let threads_failed = || Error::io("start a thread");
+        let (index, index_thread) = Index::start(
+            connection,
+            Arc::clone(&dir),
+            Arc::clone(&quota),
+            Arc::clone(&troubles),
+        )
+        .map_err(threads_failed())?;
+        let packs = Packs::new(quota.limit());
+        let shared = Arc::new(Shared {
+            registry: Registry::default(),
+            memory: Memory::new(config.memory),
+            memory_limit: config.memory,
+            counters: Counters::default(),
+            disk: Some(Disk {
+                dir,
+                locks,
+                index,
+                quota,
+                packs,
+                descriptors: Descriptors::new(),
+                sealer: Arc::default(),
+                evictor: Arc::default(),
+                clock: Clock::new(latest_use),
+                troubles,
+            }),
+        });
+        // From here on, an error stops what has been started.
+        let cache = Cache {
+            running: Arc::new(Running {
+                shared: Arc::clone(&shared),
+                threads: Mutex::new(vec![index_thread]),
+            }),
+        };
+        if let Some(disk) = &shared.disk {
+            let sealer = Arc::clone(&disk.sealer);
+            let evictor = Arc::clone(&disk.evictor);
+            let weak = Arc::downgrade(&shared);
+            let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
+                let builder = std::thread::Builder::new().name(name.into());
+                builder.spawn(run).map_err(threads_failed())
+            };
+            let mut threads = cache.running.threads();
+            threads.push(spawn("svol-seal", Box::new(move || sealer.run()))?);
+            threads.push(spawn("svol-evict", Box::new(move || evictor.run(&weak)))?);
+        }
+        Ok(cache)
     }
 
     /// Returns a cache that keeps nothing on disk, and at most `memory` bytes at all.
     pub fn in_memory(memory: u64) -> Cache {
         Cache {
-            shared: Arc::new(Shared {
-                memory: Memory::new(memory),
-                memory_limit: memory,
-                counters: Counters::default(),
+            running: Arc::new(Running {
+                shared: Arc::new(Shared {
+                    registry: Registry::default(),
+                    memory: Memory::new(memory),
+                    memory_limit: memory,
+                    counters: Counters::default(),
+                    disk: None,
+                }),
+                threads: Mutex::default(),
             }),
         }
+    }
+
+    fn shared(&self) -> &Arc<Shared> {
+        &self.running.shared
+    }
+
+    /// Returns the directory on disk, with symbolic links resolved; None for a cache in memory.
+    pub fn dir(&self) -> Option<PathBuf> {
+        let disk = self.shared().disk.as_ref()?;
+        Some(disk.dir.top().to_owned())
     }
 
     /// Returns the object of `size` bytes named by `key`. Cheap, and does no I/O.
@@ -49,15 +230,20 @@ impl Cache {
     /// All handles of an object in this process share their state. While one is held, this process
     /// does not evict the object, so hold one for an open file rather than for a known one.
     pub fn object(&self, key: ObjectKey, size: u64) -> Object {
-        Object::new(Arc::clone(&self.shared), key, size)
+        let shared = self.shared();
+        let make = || Inner::new(Arc::clone(shared), key, size);
+        Object {
+            inner: shared.registry.get_or_insert(key, size, make),
+        }
     }
 
-    /// Returns what the cache holds and what was done with it. Asks the index: a few milliseconds.
+    /// Returns what the cache holds and what was done with it. Asks the index: milliseconds.
     pub fn stats(&self) -> Stats {
-        let counters = &self.shared.counters;
-        Stats {
-            memory_limit: self.shared.memory_limit,
-            memory_used: self.shared.memory.used(),
+        let shared = self.shared();
+        let counters = &shared.counters;
+        let mut stats = Stats {
+            memory_limit: shared.memory_limit,
+            memory_used: shared.memory.used(),
             hits: counters.hits.get(),
             misses: counters.misses.get(),
             filled_bytes: counters.filled_bytes.get(),
@@ -66,38 +252,110 @@ impl Cache {
             sealed: counters.sealed.get(),
             deduplicated: counters.deduplicated.get(),
             evicted_bytes: counters.evicted_bytes.get(),
-            troubles: counters.troubles.get(),
             ..Stats::default()
+        };
+        if let Some(disk) = &shared.disk {
+            disk.measure();
+            let counts = disk.index.counts().unwrap_or_default();
+            stats.limit = disk.quota.limit();
+            stats.min_free = disk.quota.min_free();
+            stats.used = disk.quota.used();
+            stats.free = disk.quota.free();
+            stats.objects = counts.objects;
+            stats.blobs = counts.blobs;
+            stats.packed = counts.packed;
+            stats.pinned = counts.pinned;
+            stats.troubles = disk.troubles.count.get();
         }
+        stats
     }
 
     /// Reads and hashes everything on disk, and drops what is bad. Blocks for as long as that
-    /// takes; `progress` is called after each file and at least every 64 MiB.
+    /// takes; `progress` is called at least every 64 MiB.
     pub fn verify(&self, mut progress: impl FnMut(VerifyProgress)) -> Result<VerifyReport, Error> {
-        progress(VerifyProgress::default());
-        Ok(VerifyReport::default())
+        match &self.shared().disk {
+            Some(disk) => scrub::verify(self.shared(), disk, &mut progress),
+            None => Ok(VerifyReport::default()),
+        }
     }
 
-    /// Evicts until at most `target` bytes are used (None: the limit), and removes what a crash
-    /// left behind. Blocks; looks at every file.
+    /// Removes what a crash left behind, makes the index agree with the files, and evicts until at
+    /// most `target` bytes are used (None: the limit). Blocks; looks at every file.
     pub fn gc(&self, target: Option<u64>) -> Result<GcReport, Error> {
-        let _ = target;
-        Ok(GcReport::default())
+        match &self.shared().disk {
+            Some(disk) => scrub::collect(self.shared(), disk, target),
+            None => Ok(GcReport::default()),
+        }
     }
 
-    /// Spares an object from eviction, now and after a restart, until it is unpinned.
+    /// Spares an object from eviction, now and after a restart, until it is unpinned. It need not
+    /// be there yet.
     pub fn pin(&self, key: &ObjectKey) -> Result<(), Error> {
-        let _ = key;
-        Ok(())
+        self.commit(Change::Pin { key: *key })
     }
 
     /// Undoes [`Cache::pin`].
     pub fn unpin(&self, key: &ObjectKey) -> Result<(), Error> {
-        let _ = key;
-        Ok(())
+        self.commit(Change::Unpin { key: *key })
+    }
+
+    /// Commits to the index all that was done so far.
+    pub fn flush(&self) -> Result<(), Error> {
+        self.commit(Change::Flush)
+    }
+
+    fn commit(&self, change: Change) -> Result<(), Error> {
+        match &self.shared().disk {
+            Some(disk) if !disk.index.commit(change) => Err(Error::Index(
+                "it cannot be written; the log says why".into(),
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// Writes what is pending and stops the threads, within five seconds. Objects still held go
     /// on being readable; what is filled afterwards is kept in memory only.
-    pub async fn close(&self) {}
+    pub async fn close(&self) {
+        let running = Arc::clone(&self.running);
+        // Only a runtime that is itself shutting down refuses; then dropping does it.
+        let _ = tokio::task::spawn_blocking(move || running.stop()).await;
+    }
+}
+
+impl Running {
+    fn threads(&self) -> std::sync::MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Stops the threads, those first that still write to the index.
+    fn stop(&self) {
+        let Some(disk) = &self.shared.disk else {
+            return;
+        };
+        let deadline = Instant::now() + CLOSING_PATIENCE;
+        let mut threads = std::mem::take(&mut *self.threads());
+        if threads.is_empty() {
+            return;
+        }
+        disk.sealer.stop();
+        disk.evictor.stop();
+        disk.packs.close();
+        let index = threads.remove(0);
+        join(threads, deadline);
+        disk.index.stop();
+        join(vec![index], deadline);
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn join(mut threads: Vec<JoinHandle<()>>, deadline: Instant) {
+    while !threads.is_empty() && Instant::now() < deadline {
+        threads.retain(|thread| !thread.is_finished());
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }

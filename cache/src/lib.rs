@@ -11,16 +11,33 @@
 //! [`Object::try_claim`] makes it the one to fetch it, [`Fill::push`] takes the bytes, and
 //! [`Watch::changed`] waits for others who have claimed it.
 
+mod bitmap;
 mod cache;
+mod clock;
 mod config;
+mod dir;
 mod error;
+mod evict;
+mod failpoint;
+mod files;
 mod fill;
 mod grain;
+mod index;
+mod inner;
 mod key;
+mod lock;
 mod memory;
 mod object;
+mod packs;
+mod quota;
+mod reading;
+mod registry;
 mod report;
+mod scrub;
+mod seal;
+mod sidecar;
 mod stats;
+mod trouble;
 
 pub use blake3::Hash;
 pub use cache::Cache;

@@ -75,5 +75,4 @@ pub(crate) struct Counters {
     pub(crate) sealed: Counter,
     pub(crate) deduplicated: Counter,
     pub(crate) evicted_bytes: Counter,
-    pub(crate) troubles: Counter,
 }

@@ -1,0 +1,248 @@
+//! Eviction: whole files, least recently used first, sparing what is open or pinned.
+//!
+//! A file is removed under an exclusive flock, which nobody gets while anybody has it open; who
+//! opens it in between finds it unlinked and looks again. Files go before their rows, so that a
+//! crash leaves a row that says too much, never a file that nobody counts.
+//!
+//! One thread does it, when told or once a second; it also keeps the coarse clock, and the numbers
+//! of the quota, up to date.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use crate::cache::{Disk, Shared};
+use crate::dir::{self, Kind};
+use crate::failpoint;
+use crate::index::{Candidate, Change, What};
+use crate::lock;
+use crate::quota::Quota;
+use crate::seal::lock_blob;
+
+/// How often to look at the disk without being told.
+const TICK: Duration = Duration::from_secs(1);
+
+/// How long a writer waits for room, before it goes on without keeping what it writes.
+const PATIENCE: Duration = Duration::from_millis(20);
+
+/// How long to take it that there is nothing more to evict.
+const EXHAUSTED: Duration = Duration::from_secs(1);
+
+/// Candidates asked for at once.
+const PAGE: u64 = 64;
+
+#[derive(Default)]
+struct State {
+    /// The most that anybody wants room for.
+    wanted: u64,
+    told: bool,
+    rounds: u64,
+    exhausted: Option<Instant>,
+}
+
+/// How others talk to the evicting thread.
+#[derive(Default)]
+pub(crate) struct Evictor {
+    state: Mutex<State>,
+    wake: Condvar,
+    done: Condvar,
+    stopped: AtomicBool,
+}
+
+impl Evictor {
+    /// Has room made for `bytes`; waits for it a little. Returns whether there is room.
+    pub(crate) fn make_room(&self, quota: &Quota, bytes: u64) -> bool {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let exhausted = state.exhausted.is_some_and(|at| at.elapsed() < EXHAUSTED);
+        if exhausted || self.stopped.load(Ordering::Relaxed) {
+            return quota.fits(bytes);
+        }
+        state.wanted = state.wanted.max(bytes);
+        state.told = true;
+        self.wake.notify_one();
+        let round = state.rounds;
+        let waiting = |state: &mut State| state.rounds == round && !quota.fits(bytes);
+        let _ = self.done.wait_timeout_while(state, PATIENCE, waiting);
+        quota.fits(bytes)
+    }
+
+    pub(crate) fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+        let _state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        self.wake.notify_all();
+    }
+
+    /// Evicts until stopped, or until the cache is gone.
+    pub(crate) fn run(&self, cache: &Weak<Shared>) {
+        while !self.stopped.load(Ordering::Relaxed) {
+            let wanted = {
+                let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+                let idle = |state: &mut State| !state.told && !self.stopped.load(Ordering::Relaxed);
+                let (mut state, _) = self
+                    .wake
+                    .wait_timeout_while(state, TICK, idle)
+                    .unwrap_or_else(PoisonError::into_inner);
+                state.told = false;
+                std::mem::take(&mut state.wanted)
+            };
+            let Some(shared) = cache.upgrade() else {
+                return;
+            };
+            let Some(disk) = &shared.disk else { return };
+            disk.measure();
+            disk.packs.close_idle(false);
+            let excess = disk.quota.excess(wanted);
+            let freed = if excess > 0 {
+                evict(&shared, disk, excess, &self.stopped).bytes
+            } else {
+                0
+            };
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.rounds += 1;
+            state.exhausted = (freed < excess).then(Instant::now);
+            self.done.notify_all();
+        }
+    }
+}
+
+/// What an eviction has done.
+#[derive(Default)]
+pub(crate) struct Evicted {
+    pub(crate) files: u64,
+    pub(crate) bytes: u64,
+}
+
+/// The candidates of one kind, page by page.
+struct Queue {
+    kind: Kind,
+    page: VecDeque<Candidate>,
+    spared: u64,
+    done: bool,
+}
+
+/// Evicts at least `excess` bytes if it can.
+pub(crate) fn evict(shared: &Shared, disk: &Disk, excess: u64, stopped: &AtomicBool) -> Evicted {
+    let mut evicted = Evicted::default();
+    let mut queues = Kind::ALL.map(|kind| Queue {
+        kind,
+        page: VecDeque::new(),
+        spared: 0,
+        done: false,
+    });
+    while evicted.bytes < excess && !stopped.load(Ordering::Relaxed) {
+        for queue in &mut queues {
+            if queue.page.is_empty() && !queue.done {
+                // What was removed must be gone from the index, or it would come again.
+                if !disk.index.commit(Change::Flush) {
+                    return evicted;
+                }
+                let page = disk.index.oldest(queue.kind, queue.spared, PAGE);
+                queue.page = page.unwrap_or_default().into();
+                queue.done = queue.page.is_empty();
+            }
+        }
+        let oldest = queues
+            .iter_mut()
+            .filter(|queue| !queue.page.is_empty())
+            .min_by_key(|queue| queue.page.front().map(|candidate| candidate.last_use));
+        let Some(queue) = oldest else { break };
+        let Some(candidate) = queue.page.pop_front() else {
+            break;
+        };
+        match remove(shared, disk, &candidate) {
+            Ok(Some(bytes)) => {
+                evicted.files += 1;
+                evicted.bytes += bytes;
+                shared.counters.evicted_bytes.add(bytes);
+            }
+            Ok(None) => queue.spared += 1,
+            Err(error) => {
+                disk.troubles.note("evict a file", &error);
+                queue.spared += 1;
+            }
+        }
+    }
+    if evicted.files > 0 {
+        let _ = disk.index.commit(Change::Flush);
+        disk.measure();
+    }
+    evicted
+}
+
+/// Removes a candidate and returns the bytes freed; None when it is spared.
+fn remove(shared: &Shared, disk: &Disk, candidate: &Candidate) -> io::Result<Option<u64>> {
+    let is_held = |keys: Option<Vec<_>>| {
+        keys.is_none_or(|keys| keys.iter().any(|key| shared.registry.is_held(key)))
+    };
+    let (path, change) = match candidate.what {
+        What::Partial(key) => {
+            if shared.registry.is_held(&key) {
+                return Ok(None);
+            }
+            (disk.dir.partial(&key), Change::DropPartial { key })
+        }
+        What::Blob(hash) => {
+            if is_held(disk.index.objects_of_blob(&hash)) {
+                return Ok(None);
+            }
+            (disk.dir.blob(&hash), Change::DropBlob { hash })
+        }
+        What::Pack(id) => {
+            if is_held(disk.index.objects_of_pack(id)) {
+                return Ok(None);
+            }
+            disk.packs.release(id);
+            (disk.dir.pack(id), Change::DropPack { id })
+        }
+    };
+    let _guard = match candidate.what {
+        What::Blob(hash) => Some(lock_blob(disk, &hash)?),
+        _ => None,
+    };
+    let freed = match remove_alone(&path)? {
+        Removal::Spared => return Ok(None),
+        Removal::Gone => candidate.bytes,
+        Removal::Done(bytes) => bytes,
+    };
+    failpoint::pass("evict.unlinked");
+    disk.index.send(change, None);
+    Ok(Some(freed))
+}
+
+/// What came of removing a file.
+pub(crate) enum Removal {
+    /// Somebody has it open.
+    Spared,
+    /// It was not there.
+    Gone,
+    /// It was removed, and took so many bytes.
+    Done(u64),
+}
+
+/// Removes a data file and its sidecar, unless somebody has it open.
+pub(crate) fn remove_alone(path: &Path) -> io::Result<Removal> {
+    let sidecar = dir::sidecar(path);
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            dir::remove(&sidecar)?;
+            return Ok(Removal::Gone);
+        }
+        Err(error) => return Err(error),
+    };
+    if !lock::hold_alone(&file)? {
+        return Ok(Removal::Spared);
+    }
+    let metadata = file.metadata()?;
+    if !dir::still_names(path, &metadata) {
+        return Ok(Removal::Spared);
+    }
+    let beside = std::fs::metadata(&sidecar).map_or(0, |metadata| dir::allocated(&metadata));
+    dir::remove(path)?;
+    dir::remove(&sidecar)?;
+    Ok(Removal::Done(dir::allocated(&metadata) + beside))
+}

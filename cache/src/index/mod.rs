@@ -1,0 +1,235 @@
+//! The durable index: what is on disk, how large, when last used, what is pinned.
+//!
+//! SQLite in WAL mode, shared by all processes. One thread of each process writes, in batches; any
+//! thread reads, through a few connections that are handed around. The index is not needed to
+//! trust bytes (they carry their hashes) but to find blobs, to account for space and to choose
+//! what to evict; when it is damaged it is set aside and begun anew.
+//!
+//! Invariants: a row is committed before its file is made, and goes after its file is gone, so no
+//! file is unaccounted for; `meta.used` is the sum of all `bytes`, kept by triggers.
+//!
+//! Never open the database file by other means than SQLite: closing any descriptor of it drops all
+//! the locks that SQLite holds on it.
+
+mod change;
+mod read;
+mod schema;
+mod writer;
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rusqlite::Connection;
+
+pub(crate) use change::{Change, Placed};
+pub(crate) use read::{BlobRow, Candidate, Place, Seal, What};
+
+use crate::dir::Dir;
+use crate::error::Error;
+use crate::lock::RangeLock;
+use crate::quota::Quota;
+use crate::trouble::Troubles;
+
+/// Changes waiting to be written; at 1,000 files a second it is four seconds' worth.
+const QUEUE: usize = 4096;
+
+/// How long one waits for a change to be committed before going on without the disk.
+const ACK_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Read connections kept open: as many as threads that are likely to look things up at once.
+const READERS: usize = 4;
+
+/// What is sent to the writer.
+pub(crate) struct Request {
+    change: Change,
+    /// Told whether it was committed.
+    ack: Option<SyncSender<bool>>,
+    /// Given back once it was committed.
+    _guard: Option<RangeLock>,
+}
+
+/// The index as one process has it.
+pub(crate) struct Index {
+    common: Arc<Common>,
+    queue: SyncSender<Request>,
+    /// Connections at rest, each with the epoch it was opened in.
+    resting: Mutex<Vec<(u64, Connection)>>,
+}
+
+/// What the writer thread and the readers have in common.
+struct Common {
+    dir: Arc<Dir>,
+    quota: Arc<Quota>,
+    troubles: Arc<Troubles>,
+    /// Grows when the database was replaced: older connections are of no use.
+    epoch: AtomicU64,
+    /// A reader met damage; the writer is to look into it.
+    damaged: AtomicBool,
+}
+
+impl Index {
+    /// Starts the writer on a database opened by [`open`].
+    pub(crate) fn start(
+        connection: Connection,
+        dir: Arc<Dir>,
+        quota: Arc<Quota>,
+        troubles: Arc<Troubles>,
+    ) -> std::io::Result<(Self, JoinHandle<()>)> {
+        let common = Arc::new(Common {
+            dir,
+            quota,
+            troubles,
+            epoch: AtomicU64::new(0),
+            damaged: AtomicBool::new(false),
+        });
+        let (queue, requests) = sync_channel(QUEUE);
+        let writer = writer::Writer::new(Arc::clone(&common), connection);
+        let thread = std::thread::Builder::new()
+            .name("svol-index".into())
+            .spawn(move || writer.run(&requests))?;
+        let index = Self {
+            common,
+            queue,
+            resting: Mutex::default(),
+        };
+        Ok((index, thread))
+    }
+
+    /// Queues a change that may be lost, at worst at the cost of a wrong guess at eviction.
+    pub(crate) fn hint(&self, change: Change) {
+        let request = Request {
+            change,
+            ack: None,
+            _guard: None,
+        };
+        // Full: the next use of the object says the same again.
+        let _ = self.queue.try_send(request);
+    }
+
+    /// Queues a change; waits where the queue is full. The guard is dropped after the commit.
+    pub(crate) fn send(&self, change: Change, guard: Option<RangeLock>) {
+        let request = Request {
+            change,
+            ack: None,
+            _guard: guard,
+        };
+        if self.queue.send(request).is_err() {
+            self.common
+                .troubles
+                .note("index a change", &"the cache is closed");
+        }
+    }
+
+    /// Makes a change and returns once it is committed; false when it was not.
+    #[must_use]
+    pub(crate) fn commit(&self, change: Change) -> bool {
+        let (ack, answer) = sync_channel(1);
+        let mut request = Request {
+            change,
+            ack: Some(ack),
+            _guard: None,
+        };
+        // A full queue drains in milliseconds; no one waits for it longer than for the answer.
+        for _ in 0..ACK_PATIENCE.as_millis() {
+            match self.queue.try_send(request) {
+                Ok(()) => {
+                    // No answer is as good as a no.
+                    return answer.recv_timeout(ACK_PATIENCE).unwrap_or(false);
+                }
+                Err(TrySendError::Full(back)) => request = back,
+                Err(TrySendError::Disconnected(_)) => return false,
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        false
+    }
+
+    /// Makes the writer write what it has and end. Does not wait.
+    pub(crate) fn stop(&self) {
+        let request = Request {
+            change: Change::Stop,
+            ack: None,
+            _guard: None,
+        };
+        let _ = self.queue.send(request);
+    }
+
+    /// Runs a query. An error is noted, and answered with None: an index that cannot be read is as
+    /// good as an empty one.
+    fn read<T>(&self, query: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Option<T> {
+        let epoch = self.common.epoch.load(Ordering::Acquire);
+        let resting = {
+            let mut pool = self.pool();
+            pool.retain(|(of, _)| *of == epoch);
+            pool.pop()
+        };
+        let connection = match resting {
+            Some((_, connection)) => connection,
+            None => match schema::open_for_reading(&self.common.dir.index()) {
+                Ok(connection) => connection,
+                Err(error) => {
+                    self.common.note_read_error(&error);
+                    return None;
+                }
+            },
+        };
+        match query(&connection) {
+            Ok(answer) => {
+                let mut pool = self.pool();
+                if pool.len() < READERS {
+                    pool.push((epoch, connection));
+                }
+                Some(answer)
+            }
+            Err(error) => {
+                self.common.note_read_error(&error);
+                None
+            }
+        }
+    }
+
+    fn pool(&self) -> std::sync::MutexGuard<'_, Vec<(u64, Connection)>> {
+        self.resting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Common {
+    fn note_read_error(&self, error: &rusqlite::Error) {
+        self.troubles.note("read the index", error);
+        if schema::is_damage(error) {
+            self.damaged.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Opens the database for writing, after setting it aside where it is damaged.
+pub(crate) fn open(dir: &Dir) -> Result<Connection, Error> {
+    let path = dir.index();
+    let failed = |error: rusqlite::Error| Error::Index(error.to_string());
+    match schema::open_for_writing(&path) {
+        Err(error) if schema::is_damage(&error) => {
+            let aside = dir
+                .set_index_aside()
+                .map_err(Error::io("set the damaged index aside"))?;
+            tracing::warn!(dir = %aside.display(), %error, "cache index damaged, set aside");
+            schema::open_for_writing(&path).map_err(failed)
+        }
+        other => other.map_err(failed),
+    }
+}
+
+/// Returns what is used according to the index, and the latest use on record.
+pub(crate) fn summary(connection: &Connection) -> rusqlite::Result<(u64, u64)> {
+    Ok((schema::used(connection)?, schema::latest_use(connection)?))
+}
+
+/// Returns which file the path of the index names at the moment.
+fn identity(dir: &Dir) -> Option<(u64, u64)> {
+    let metadata = fs::metadata(dir.index()).ok()?;
+    Some((metadata.dev(), metadata.ino()))
+}

@@ -1,0 +1,114 @@
+//! The tables, and how a connection is opened.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+/// How long to wait for another process's commit, which takes milliseconds.
+const BUSY_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The version of the tables. Another one is treated as damage: set aside and begun anew, which
+/// loses blobs' names but no partial. (The directory's own version changes with the files.)
+const VERSION: i64 = 1;
+
+/// `objects.bytes` is what the object's partial takes on disk, 0 without one; `blobs.bytes` the
+/// same of a blob's own file, 0 in a pack; `packs.bytes` that of the whole pack.
+const TABLES: &str = "
+CREATE TABLE objects(
+    key BLOB PRIMARY KEY, size INTEGER NOT NULL, hash BLOB,
+    bytes INTEGER NOT NULL, last_use INTEGER NOT NULL) WITHOUT ROWID;
+CREATE INDEX objects_by_hash ON objects(hash) WHERE hash IS NOT NULL;
+CREATE INDEX objects_by_use ON objects(last_use) WHERE bytes > 0;
+CREATE TABLE blobs(
+    hash BLOB PRIMARY KEY, size INTEGER NOT NULL,
+    pack INTEGER, offset INTEGER,
+    bytes INTEGER NOT NULL, last_use INTEGER NOT NULL,
+    dev INTEGER, ino INTEGER, mtime INTEGER, ctime INTEGER) WITHOUT ROWID;
+CREATE INDEX blobs_by_use ON blobs(last_use) WHERE pack IS NULL;
+CREATE INDEX blobs_by_pack ON blobs(pack) WHERE pack IS NOT NULL;
+CREATE TABLE packs(id INTEGER PRIMARY KEY, bytes INTEGER NOT NULL, last_use INTEGER NOT NULL);
+CREATE INDEX packs_by_use ON packs(last_use);
+CREATE TABLE pins(key BLOB PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE meta(name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+INSERT INTO meta VALUES('used', 0);
+";
+
+fn triggers() -> String {
+    let mut out = String::new();
+    for table in ["objects", "blobs", "packs"] {
+        let set =
+            |delta: &str| format!("UPDATE meta SET value = value + ({delta}) WHERE name = 'used';");
+        out += &format!(
+            "CREATE TRIGGER {table}_add AFTER INSERT ON {table} WHEN NEW.bytes <> 0
+               BEGIN {} END;
+             CREATE TRIGGER {table}_set AFTER UPDATE OF bytes ON {table}
+               WHEN NEW.bytes <> OLD.bytes BEGIN {} END;
+             CREATE TRIGGER {table}_del AFTER DELETE ON {table} WHEN OLD.bytes <> 0
+               BEGIN {} END;",
+            set("NEW.bytes"),
+            set("NEW.bytes - OLD.bytes"),
+            set("-OLD.bytes"),
+        );
+    }
+    out
+}
+
+/// Opens the database for the one writer of this process, and makes the tables if need be.
+pub(super) fn open_for_writing(path: &Path) -> rusqlite::Result<Connection> {
+    let mut connection = Connection::open(path)?;
+    connection.busy_timeout(BUSY_PATIENCE)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    // After a power cut the last commits may be gone, but the database is whole.
+    connection.pragma_update(None, "synchronous", "NORMAL")?;
+    let transaction =
+        connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    let version: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if version == 0 {
+        transaction.execute_batch(TABLES)?;
+        transaction.execute_batch(&triggers())?;
+        transaction.pragma_update(None, "user_version", VERSION)?;
+    } else if version != VERSION {
+        return Err(rusqlite::Error::SqliteFailure(
+            rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_NOTADB),
+            Some(format!("tables of version {version}")),
+        ));
+    }
+    transaction.commit()?;
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(connection)
+}
+
+pub(super) fn open_for_reading(path: &Path) -> rusqlite::Result<Connection> {
+    // Read-write, as a reader of a WAL may have to make the shared memory file; but never create.
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY_PATIENCE)?;
+    connection.pragma_update(None, "query_only", true)?;
+    Ok(connection)
+}
+
+/// Returns whether an error means that the database itself is bad.
+pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
+    )
+}
+
+pub(super) fn used(connection: &Connection) -> rusqlite::Result<u64> {
+    connection
+        .prepare_cached("SELECT max(value, 0) FROM meta WHERE name = 'used'")?
+        .query_row([], |row| row.get(0))
+}
+
+pub(super) fn latest_use(connection: &Connection) -> rusqlite::Result<u64> {
+    connection.query_row(
+        "SELECT max(
+            coalesce((SELECT last_use FROM objects WHERE bytes > 0 ORDER BY last_use DESC LIMIT 1), 0),
+            coalesce((SELECT last_use FROM blobs WHERE pack IS NULL ORDER BY last_use DESC LIMIT 1), 0),
+            coalesce((SELECT max(last_use) FROM packs), 0))",
+        [],
+        |row| row.get(0),
+    )
+}

@@ -1,0 +1,259 @@
+//! Packs: append-only files that many small contents share.
+//!
+//! One process at a time appends to a pack; the right to is a lock, and a pack that nobody appends
+//! to any more is taken over. A content is in the index only after it is in the pack, so what a
+//! crash leaves is space that nobody refers to, which goes with the pack. Each load is verified
+//! against the content's hash.
+//!
+//! Lock order: `appender` and `readers` are never held together. `appender` is held over the write
+//! of one content (at most 64 KiB); only those who store small objects need it.
+
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use crate::cache::Disk;
+use crate::clock;
+use crate::dir;
+use crate::failpoint;
+use crate::index::{BlobRow, Change, Place, Placed};
+use crate::key::ObjectKey;
+use crate::lock::{self, APPEND, RangeLock};
+use crate::stats::Counters;
+
+/// The size at which a pack is full, in bytes. It is also what one eviction of small objects
+/// frees: a thousand files of 64 KiB.
+const FULL: u64 = 64 << 20;
+
+/// In a small cache a pack takes at most this part of the quota, as a divisor,
+const PART: u64 = 16;
+
+/// and still at least this much, in bytes.
+const LEAST_FULL: u64 = 256 << 10;
+
+/// Packs kept open for reading.
+const OPEN: usize = 16;
+
+/// How long a pack stays open, and so spared by evictors, after its last use.
+const IDLE: Duration = Duration::from_secs(30);
+
+pub(crate) struct Packs {
+    /// The size at which a pack is full, in bytes.
+    full: u64,
+    appender: Mutex<Option<Appender>>,
+    readers: Mutex<Vec<Reader>>,
+}
+
+struct Appender {
+    id: u64,
+    file: Arc<File>,
+    end: u64,
+    _guard: RangeLock,
+}
+
+struct Reader {
+    id: u64,
+    file: Arc<File>,
+    used: Instant,
+}
+
+impl Packs {
+    pub(crate) fn new(limit: u64) -> Self {
+        Self {
+            full: (limit / PART).clamp(LEAST_FULL, FULL),
+            appender: Mutex::default(),
+            readers: Mutex::default(),
+        }
+    }
+
+    /// Returns a content, verified; None when it is not there, or was damaged and is dropped.
+    pub(crate) fn load(&self, disk: &Disk, counters: &Counters, row: &BlobRow) -> Option<Bytes> {
+        let Place::Pack { id, offset } = row.place else {
+            return None;
+        };
+        let mut bytes = vec![0; usize::try_from(row.size).ok()?];
+        let read = self
+            .reader(disk, id)
+            .and_then(|file| file.read_exact_at(&mut bytes, offset));
+        match read {
+            Ok(()) if blake3::hash(&bytes) == row.hash => return Some(Bytes::from(bytes)),
+            Ok(()) => {
+                tracing::warn!(blob = %row.hash, "damaged packed content dropped");
+                let _ = disk.index.commit(Change::DropBlob { hash: row.hash });
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let _ = disk.index.commit(Change::DropPack { id });
+            }
+            Err(error) => {
+                disk.troubles.note("read a pack", &error);
+                let _ = disk.index.commit(Change::DropBlob { hash: row.hash });
+            }
+        }
+        counters.healed.add(1);
+        None
+    }
+
+    fn reader(&self, disk: &Disk, id: u64) -> io::Result<Arc<File>> {
+        {
+            let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(reader) = readers.iter_mut().find(|reader| reader.id == id) {
+                reader.used = Instant::now();
+                return Ok(Arc::clone(&reader.file));
+            }
+        }
+        let file = Arc::new(File::open(disk.dir.pack(id))?);
+        // An evictor at it, or done with it, is as good as no pack.
+        if !lock::hold(&file)? || file.metadata()?.nlink() == 0 {
+            return Err(ErrorKind::NotFound.into());
+        }
+        let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
+        if readers.len() >= OPEN
+            && let Some(oldest) = (0..readers.len()).min_by_key(|at| readers[*at].used)
+        {
+            readers.swap_remove(oldest);
+        }
+        readers.push(Reader {
+            id,
+            file: Arc::clone(&file),
+            used: Instant::now(),
+        });
+        Ok(file)
+    }
+
+    /// Closes packs that were not used for a while, or all; so that they can be evicted.
+    pub(crate) fn close_idle(&self, all: bool) {
+        let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
+        readers.retain(|reader| !all && reader.used.elapsed() < IDLE);
+    }
+
+    /// Stores a small object; false when it cannot be kept. The guard, which keeps other processes
+    /// from bringing the object too, is given back when it is in the index for them to see.
+    pub(crate) fn store(
+        &self,
+        disk: &Disk,
+        key: &ObjectKey,
+        bytes: &Bytes,
+        guard: RangeLock,
+    ) -> bool {
+        let hash = blake3::hash(bytes);
+        let size = bytes.len() as u64;
+        let known = disk.index.blob(&hash).filter(|row| row.size == size);
+        let place = match known {
+            Some(_) => None,
+            None if !disk.make_room_for_small(size) => return false,
+            None => match self.append(disk, bytes) {
+                Ok(place) => Some(place),
+                Err(error) => {
+                    disk.troubles.note("write a pack", &error);
+                    return false;
+                }
+            },
+        };
+        failpoint::pass("pack.appended");
+        let change = Change::AddSmall {
+            key: *key,
+            hash,
+            size,
+            place,
+            covered: if place.is_some() { size } else { 0 },
+        };
+        disk.index.send(change, Some(guard));
+        true
+    }
+
+    fn append(&self, disk: &Disk, bytes: &[u8]) -> io::Result<Placed> {
+        let mut slot = self.appender.lock().unwrap_or_else(PoisonError::into_inner);
+        let fits = |appender: &Appender| {
+            appender.end + bytes.len() as u64 <= self.full
+                && appender.file.metadata().is_ok_and(|m| m.nlink() > 0)
+        };
+        if !slot.as_ref().is_some_and(fits) {
+            *slot = None;
+            *slot = Some(take_over(disk, self.full).map_or_else(|| begin(disk), Ok)?);
+        }
+        let Some(appender) = &mut *slot else {
+            return Err(ErrorKind::NotFound.into());
+        };
+        let offset = appender.end;
+        if let Err(error) = appender.file.write_all_at(bytes, offset) {
+            // What was written of it is covered by the next, or by the next process.
+            *slot = None;
+            return Err(error);
+        }
+        appender.end += bytes.len() as u64;
+        disk.quota.wrote(bytes.len() as u64);
+        let metadata = appender.file.metadata();
+        Ok(Placed {
+            pack: appender.id,
+            offset,
+            pack_bytes: metadata.map_or(appender.end, |now| dir::allocated(&now)),
+        })
+    }
+
+    /// Closes a pack that is to be evicted.
+    pub(crate) fn release(&self, id: u64) {
+        {
+            let mut appender = self.appender.lock().unwrap_or_else(PoisonError::into_inner);
+            appender.take_if(|appender| appender.id == id);
+        }
+        let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
+        readers.retain(|reader| reader.id != id);
+    }
+
+    /// Stops appending, so that another process can go on.
+    pub(crate) fn close(&self) {
+        *self.appender.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.close_idle(true);
+    }
+}
+
+/// Takes over a pack that is at most half full and that nobody appends to.
+fn take_over(disk: &Disk, full: u64) -> Option<Appender> {
+    let packs = disk.index.packs()?;
+    let candidates = packs.iter().filter(|(_, bytes)| *bytes <= full / 2);
+    for (id, _) in candidates.take(8) {
+        let opened = File::options()
+            .read(true)
+            .write(true)
+            .open(disk.dir.pack(*id));
+        if let Ok(file) = opened
+            && let Ok(Some(appender)) = append_to(*id, file)
+            && appender.end <= full / 2
+        {
+            return Some(appender);
+        }
+    }
+    None
+}
+
+/// Begins a new pack.
+fn begin(disk: &Disk) -> io::Result<Appender> {
+    let id = clock::random();
+    if !disk.index.commit(Change::AddPack { id }) {
+        return Err(io::Error::other("the index is not available"));
+    }
+    failpoint::pass("pack.row");
+    let file = disk.dir.create(&disk.dir.pack(id))?;
+    append_to(id, file)?.ok_or_else(|| ErrorKind::NotFound.into())
+}
+
+fn append_to(id: u64, file: File) -> io::Result<Option<Appender>> {
+    let file = Arc::new(file);
+    if !lock::hold(&file)? {
+        return Ok(None);
+    }
+    let Some(guard) = RangeLock::try_new(&file, APPEND)? else {
+        return Ok(None);
+    };
+    let metadata = file.metadata()?;
+    Ok((metadata.nlink() > 0).then(|| Appender {
+        id,
+        file,
+        end: metadata.len(),
+        _guard: guard,
+    }))
+}

@@ -1,0 +1,168 @@
+//! How much may be on disk: the quota, and the space left to others.
+//!
+//! What is used is a number in the index, kept by all processes; `unreported` is what this process
+//! has written since it last told the index. Both are read without a lock, so the bound is kept to
+//! within what the processes write in the 50 ms between two reports.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::config::Config;
+use crate::dir::Space;
+
+/// The least free space to leave, in bytes, on a disk large enough: less hurts everybody else.
+const MIN_FREE: u64 = 1 << 30;
+
+/// Eviction starts at 98 % of the limit, so that there is room before it is needed,
+const START: u64 = 98;
+
+/// and goes on to 95 %, so that it does not start again at once.
+const STOP: u64 = 95;
+
+pub(crate) struct Quota {
+    limit: u64,
+    min_free: u64,
+    used: AtomicU64,
+    unreported: AtomicU64,
+    free: AtomicU64,
+}
+
+impl Quota {
+    pub(crate) fn new(config: &Config, space: Space, used: u64) -> Self {
+        let default_limit = (space.total / 10).min(space.free.saturating_add(used) / 2);
+        let default_free = MIN_FREE.max(space.total / 50).min(space.total / 10);
+        Self {
+            limit: config.limit.unwrap_or(default_limit),
+            min_free: config.min_free.unwrap_or(default_free),
+            used: AtomicU64::new(used),
+            unreported: AtomicU64::new(0),
+            free: AtomicU64::new(space.free),
+        }
+    }
+
+    pub(crate) fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    pub(crate) fn min_free(&self) -> u64 {
+        self.min_free
+    }
+
+    pub(crate) fn free(&self) -> u64 {
+        self.free.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn used(&self) -> u64 {
+        let unreported = self.unreported.load(Ordering::Relaxed);
+        self.used.load(Ordering::Relaxed).saturating_add(unreported)
+    }
+
+    /// Notes what the index says; `covered` bytes that were unreported are in it by now.
+    pub(crate) fn reported(&self, used: u64, covered: u64) {
+        self.used.store(used, Ordering::Relaxed);
+        let _ = self
+            .unreported
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |unreported| {
+                Some(unreported.saturating_sub(covered))
+            });
+    }
+
+    pub(crate) fn measured_free(&self, free: u64) {
+        self.free.store(free, Ordering::Relaxed);
+    }
+
+    /// Notes that `bytes` were written that the index does not know of yet.
+    pub(crate) fn wrote(&self, bytes: u64) {
+        self.unreported.fetch_add(bytes, Ordering::Relaxed);
+        let _ = self
+            .free
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |free| {
+                Some(free.saturating_sub(bytes))
+            });
+    }
+
+    /// Returns whether `bytes` more may be written now.
+    pub(crate) fn fits(&self, bytes: u64) -> bool {
+        self.used().saturating_add(bytes) <= self.limit
+            && self.free() >= self.min_free.saturating_add(bytes)
+    }
+
+    /// Returns whether an object of `size` bytes could ever be kept.
+    pub(crate) fn could_keep(&self, size: u64) -> bool {
+        size <= self.limit
+    }
+
+    /// Returns what is to be freed to have room for `wanted` bytes; 0 when there is enough.
+    pub(crate) fn excess(&self, wanted: u64) -> u64 {
+        let used = self.used();
+        let start = (self.limit / 100 * START).min(self.limit.saturating_sub(wanted));
+        let stop = (self.limit / 100 * STOP).min(self.limit.saturating_sub(wanted));
+        let over_quota = if used > start { used - stop } else { 0 };
+        let floor = self.min_free.saturating_add(wanted);
+        over_quota.max(floor.saturating_sub(self.free()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn quota(limit: Option<u64>, min_free: Option<u64>, space: Space, used: u64) -> Quota {
+        let config = Config {
+            limit,
+            min_free,
+            ..Config::new("unused")
+        };
+        Quota::new(&config, space, used)
+    }
+
+    #[test]
+    fn defaults_are_sane_on_disks_of_any_size() {
+        let gib = 1 << 30;
+        let large = Space {
+            total: 1000 * gib,
+            free: 500 * gib,
+        };
+        let quota1 = quota(None, None, large, 0);
+        assert_eq!((quota1.limit(), quota1.min_free()), (100 * gib, 20 * gib));
+        let full = Space {
+            total: 1000 * gib,
+            free: 10 * gib,
+        };
+        assert_eq!(quota(None, None, full, 6 * gib).limit(), 8 * gib);
+        let tiny = Space {
+            total: 16 << 20,
+            free: 16 << 20,
+        };
+        assert_eq!(quota(None, None, tiny, 0).min_free(), (16 << 20) / 10);
+    }
+
+    #[test]
+    fn what_was_written_counts_before_and_after_it_is_reported_but_once() {
+        let space = Space {
+            total: 10_000,
+            free: 10_000,
+        };
+        let quota = quota(Some(1_000), Some(0), space, 100);
+        assert!(quota.fits(900) && !quota.fits(901));
+        quota.wrote(300);
+        assert_eq!(quota.used(), 400);
+        quota.reported(350, 250);
+        assert_eq!(quota.used(), 400);
+        assert_eq!(quota.free(), 9_700);
+    }
+
+    #[test]
+    fn excess_frees_to_below_the_mark_or_down_to_the_floor() {
+        let space = Space {
+            total: 100_000,
+            free: 50_000,
+        };
+        let at = |used| quota(Some(10_000), Some(1_000), space, used).excess(0);
+        assert_eq!(at(9_800), 0);
+        assert_eq!(at(9_801), 301);
+        let wanting = quota(Some(10_000), Some(1_000), space, 9_000);
+        assert_eq!(wanting.excess(2_000), 1_000);
+        wanting.measured_free(400);
+        assert_eq!(wanting.excess(0), 600);
+    }
+}
