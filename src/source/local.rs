@@ -18,10 +18,8 @@ use futures::StreamExt;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
-use super::{
-    Body, Error, ErrorKind, HiddenWhy, InPlace, Listing, ListingBuilder, Result, Source,
-};
-use crate::entry::{Entry, Kind, Timestamp, Version};
+use super::{Body, Error, ErrorKind, HiddenWhy, InPlace, Listing, ListingBuilder, Result, Source};
+use crate::entry::{Entry, Timestamp, Version};
 use crate::path::{Name, RelPath};
 
 /// How many bytes are read at once for [`Source::read`]; readers of a mount read in place instead.
@@ -306,7 +304,7 @@ fn file(name: Name, stat: &Stat) -> Entry {
 }
 
 fn mtime(stat: &Stat) -> Timestamp {
-    time(stat.st_mtime as i64, stat.st_mtime_nsec as i64)
+    time(stat.st_mtime, stat.st_mtime_nsec as i64)
 }
 
 fn time(secs: i64, nanos: i64) -> Timestamp {
@@ -314,7 +312,7 @@ fn time(secs: i64, nanos: i64) -> Timestamp {
 }
 
 fn token(stat: &Stat) -> String {
-    let ctime = time(stat.st_ctime as i64, stat.st_ctime_nsec as i64);
+    let ctime = time(stat.st_ctime, stat.st_ctime_nsec as i64);
     format!("{}:{}", content_token(stat), ctime.0)
 }
 
@@ -391,7 +389,8 @@ impl Source for LocalSource {
         let (path, entry) = (path.clone(), entry.clone());
         let opened = {
             let entry = entry.clone();
-            self.blocking(move |place| place.open(&path, &entry)).await?
+            self.blocking(move |place| place.open(&path, &entry))
+                .await?
         };
         let size = entry.size.unwrap_or(range.end);
         let validator = entry.validator.clone();

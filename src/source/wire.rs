@@ -81,8 +81,7 @@ fn certificates(path: &Path) -> Result<Vec<reqwest::Certificate>> {
         Error::new(ErrorKind::Invalid, message)
     };
     let pem = std::fs::read(path).map_err(|e| bad(e.to_string()))?;
-    let certificates =
-        reqwest::Certificate::from_pem_bundle(&pem).map_err(|e| bad(causes(&e)))?;
+    let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|e| bad(causes(&e)))?;
     if certificates.is_empty() {
         return Err(bad("holds no PEM certificate".into()));
     }
@@ -338,10 +337,7 @@ mod tests {
         let date = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(30));
         let pause = parse(&date).unwrap().as_secs();
         assert!((25..=30).contains(&pause), "{pause}");
-        assert_eq!(
-            parse("Sun, 06 Nov 1994 08:49:37 GMT"),
-            Some(Duration::ZERO)
-        );
+        assert_eq!(parse("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::ZERO));
     }
 
     #[test]

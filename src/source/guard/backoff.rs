@@ -22,7 +22,9 @@ impl Backoff {
     /// Returns the next pause: at least what the server asked for, else between half of the
     /// doubled pause and the whole of it.
     pub(super) fn next(&mut self, retry_after: Option<Duration>) -> Duration {
-        let full = FIRST.saturating_mul(1 << self.attempts.min(16)).min(LONGEST);
+        let full = FIRST
+            .saturating_mul(1 << self.attempts.min(16))
+            .min(LONGEST);
         self.attempts += 1;
         let own = full.mul_f64(0.5 + 0.5 * random());
         match retry_after {
@@ -49,7 +51,10 @@ mod tests {
         let mut backoff = Backoff::default();
         let pauses: Vec<_> = (0..40).map(|_| backoff.next(None)).collect();
         assert!(pauses[0] >= FIRST / 2 && pauses[0] <= FIRST, "{pauses:?}");
-        assert!(pauses[3] >= FIRST * 4 && pauses[3] <= FIRST * 8, "{pauses:?}");
+        assert!(
+            pauses[3] >= FIRST * 4 && pauses[3] <= FIRST * 8,
+            "{pauses:?}"
+        );
         assert!(pauses.iter().all(|p| *p <= LONGEST));
         assert!(pauses[39] >= LONGEST / 2);
     }
@@ -58,8 +63,14 @@ mod tests {
     fn a_server_s_wish_is_honoured() {
         let asked = Duration::from_secs(20);
         let pause = Backoff::default().next(Some(asked));
-        assert!(pause >= asked && pause <= asked + Duration::from_secs(1), "{pause:?}");
-        assert_eq!(Backoff::default().next(Some(Duration::ZERO)), Duration::ZERO);
+        assert!(
+            pause >= asked && pause <= asked + Duration::from_secs(1),
+            "{pause:?}"
+        );
+        assert_eq!(
+            Backoff::default().next(Some(Duration::ZERO)),
+            Duration::ZERO
+        );
     }
 
     #[test]

@@ -74,6 +74,9 @@ mod tests {
         limit.pay(50_000).await;
         assert_eq!(start.elapsed(), Duration::ZERO);
         limit.pay(1_000_000).await;
-        assert!(start.elapsed() >= Duration::from_millis(900), "no saving up");
+        assert!(
+            start.elapsed() >= Duration::from_millis(900),
+            "no saving up"
+        );
     }
 }

@@ -140,7 +140,10 @@ async fn silence_ends_at_the_deadline() {
 
 #[tokio::test(start_paused = true)]
 async fn retries_end_at_the_deadline_too() {
-    let guard = guarded(vec![Step::Fail(ErrorKind::Server); 1000], Default::default());
+    let guard = guarded(
+        vec![Step::Fail(ErrorKind::Server); 1000],
+        Default::default(),
+    );
     let start = Instant::now();
     let error = guard.stat(&file()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Server);
@@ -168,7 +171,10 @@ async fn a_long_listing_lives_on_its_progress() {
     assert!(guard.list(&RelPath::root()).await.is_ok());
     let guard = guarded([Step::Pages(10_000, second)], Default::default());
     let start = Instant::now();
-    assert!(guard.list(&RelPath::root()).await.is_err(), "yet not for ever");
+    assert!(
+        guard.list(&RelPath::root()).await.is_err(),
+        "yet not for ever"
+    );
     assert!(start.elapsed() <= Duration::from_secs(601));
     let guard = guarded([Step::Pages(2, second * 31)], Default::default());
     assert!(guard.list(&RelPath::root()).await.is_err());

@@ -72,7 +72,10 @@ impl Credentials {
         }
         // A profile that the volume names beats the environment; AWS_PROFILE does not.
         if settings.profile.is_none() {
-            match (env.get("AWS_ACCESS_KEY_ID"), env.get("AWS_SECRET_ACCESS_KEY")) {
+            match (
+                env.get("AWS_ACCESS_KEY_ID"),
+                env.get("AWS_SECRET_ACCESS_KEY"),
+            ) {
                 (Some(id), Some(secret)) => {
                     return Ok(Credentials::Environment(Arc::new(AwsCredential {
                         key_id: id.to_owned(),
@@ -127,10 +130,10 @@ impl Chain {
         let Some(platform) = &self.platform else {
             return Err(none_found(None));
         };
-        if let Some((when, error)) = &*self.failure() {
-            if when.elapsed() < REMEMBER_FAILURE {
-                return Err(error.clone());
-            }
+        if let Some((when, error)) = &*self.failure()
+            && when.elapsed() < REMEMBER_FAILURE
+        {
+            return Err(error.clone());
         }
         let asked = platform.provider.get_credential();
         let why = match tokio::time::timeout(platform.wait, asked).await {

@@ -140,12 +140,7 @@ fn whole_seconds(time: Timestamp) -> Timestamp {
 }
 
 /// Returns the entry of an object, from a listing or from a reply's headers.
-pub(super) fn entry(
-    name: Name,
-    size: u64,
-    mtime: Option<Timestamp>,
-    etag: Option<&str>,
-) -> Entry {
+pub(super) fn entry(name: Name, size: u64, mtime: Option<Timestamp>, etag: Option<&str>) -> Entry {
     let etag = etag.map(quoted).filter(|etag| etag.len() > 2);
     let version = match &etag {
         Some(etag) => Version::strong(etag.as_str()),

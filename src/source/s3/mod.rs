@@ -30,8 +30,8 @@ mod list;
 mod profile;
 mod reply;
 
-pub use credentials::S3Keys;
 use credentials::Credentials;
+pub use credentials::S3Keys;
 pub use env::Env;
 
 /// The region of requests where nothing names one: what other services than Amazon's expect.
@@ -137,12 +137,11 @@ impl S3Source {
             from_files.then(own).flatten()
         });
         let virtual_host = settings.virtual_host;
-        let virtual_host =
-            virtual_host.or_else(|| match profile("addressing_style")?.as_str() {
-                "virtual" => Some(true),
-                "path" => Some(false),
-                _ => None,
-            });
+        let virtual_host = virtual_host.or_else(|| match profile("addressing_style")?.as_str() {
+            "virtual" => Some(true),
+            "path" => Some(false),
+            _ => None,
+        });
         let place = Place::new(endpoint.as_deref(), &region, &bucket, virtual_host)?;
 
         let ca_bundle = settings.ca_bundle.clone();
@@ -326,9 +325,7 @@ impl S3Source {
 
     /// Returns the headers of an object, or nothing where there is none.
     async fn head(&self, key: &str) -> Result<Option<HeaderMap>> {
-        let response = self
-            .send(Method::HEAD, key, &[], HeaderMap::new())
-            .await?;
+        let response = self.send(Method::HEAD, key, &[], HeaderMap::new()).await?;
         match response.status() {
             StatusCode::OK => Ok(Some(response.headers().clone())),
             StatusCode::NOT_FOUND => Ok(None),
@@ -397,7 +394,9 @@ impl Place {
         let path = url.path().trim_end_matches('/');
         let endpoint = format!("{}://{host}{port}{path}", url.scheme());
         // A wildcard certificate covers no name with dots, and an address takes no name before it.
-        let dns_name = !bucket.bytes().any(|b| b == b'.' || b == b'_' || b.is_ascii_uppercase());
+        let dns_name = !bucket
+            .bytes()
+            .any(|b| b == b'.' || b == b'_' || b.is_ascii_uppercase());
         let base = match virtual_host.unwrap_or(at_amazon && dns_name) {
             true => format!("{}://{bucket}.{host}{port}{path}", url.scheme()),
             false => format!("{endpoint}/{bucket}"),
@@ -423,7 +422,11 @@ impl Source for S3Source {
 
     fn url(&self, path: &RelPath) -> String {
         let single = self.single.get() == Some(&true) && self.may_be_single(path);
-        let key = if single { self.prefix.clone() } else { self.join(path) };
+        let key = if single {
+            self.prefix.clone()
+        } else {
+            self.join(path)
+        };
         format!("s3://{}/{key}", self.bucket)
     }
 

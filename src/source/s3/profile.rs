@@ -104,7 +104,9 @@ impl Files {
             (&self.config, in_config),
             (&self.credentials, in_credentials),
         ] {
-            let Some(mut ini) = read_ini(path)? else { continue };
+            let Some(mut ini) = read_ini(path)? else {
+                continue;
+            };
             for section in sections {
                 if let Some(section) = ini.remove(&section) {
                     found = true;
@@ -161,14 +163,20 @@ fn read_ini(path: &Path) -> Result<Option<Sections>> {
 impl Profile {
     /// Returns a setting, if it is there and not empty.
     pub(super) fn get(&self, key: &str) -> Option<&str> {
-        self.0.get(key).map(String::as_str).filter(|v| !v.is_empty())
+        self.0
+            .get(key)
+            .map(String::as_str)
+            .filter(|v| !v.is_empty())
     }
 
     /// Returns the static keys, if the profile has them. A profile whose keys come in a way that
     /// is not supported is [`ErrorKind::Denied`], rather than silently passed over.
     pub(super) fn keys(&self, name: &str) -> Result<Option<AwsCredential>> {
         let denied = |why: String| Err(Error::new(ErrorKind::Denied, why));
-        match (self.get("aws_access_key_id"), self.get("aws_secret_access_key")) {
+        match (
+            self.get("aws_access_key_id"),
+            self.get("aws_secret_access_key"),
+        ) {
             (Some(id), Some(secret)) => Ok(Some(AwsCredential {
                 key_id: id.to_owned(),
                 secret_key: secret.to_owned(),
@@ -263,7 +271,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("config"), "[default\nhunter2").unwrap();
         let error = files(dir.path(), None).load().unwrap_err().to_string();
-        assert!(error.contains("config") && !error.contains("hunter2"), "{error}");
+        assert!(
+            error.contains("config") && !error.contains("hunter2"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -276,7 +287,15 @@ mod tests {
         };
         write("one");
         let files = files(dir.path(), None);
-        let id = || files.load().unwrap().keys("default").unwrap().unwrap().key_id;
+        let id = || {
+            files
+                .load()
+                .unwrap()
+                .keys("default")
+                .unwrap()
+                .unwrap()
+                .key_id
+        };
         assert_eq!(id(), "one");
         write("another");
         // Before the next look the old ones serve; then the new ones.

@@ -59,9 +59,10 @@ pub(super) fn error(asked: &Asked, status: StatusCode, headers: &HeaderMap, page
             ErrorKind::NotNow,
             "the object is archived; restore it first (aws s3api restore-object), then read it",
         ),
-        "PreconditionFailed" | "InvalidRange" => {
-            said(ErrorKind::Changed, "the object is no longer the version that was listed")
-        }
+        "PreconditionFailed" | "InvalidRange" => said(
+            ErrorKind::Changed,
+            "the object is no longer the version that was listed",
+        ),
         "InvalidAccessKeyId" => denied("the access key id is unknown here; check the key"),
         "SignatureDoesNotMatch" => {
             denied("the secret access key does not belong to the access key id; check both")
@@ -78,14 +79,19 @@ pub(super) fn error(asked: &Asked, status: StatusCode, headers: &HeaderMap, page
         "AccessDenied" | "AllAccessDisabled" | "AccountProblem" | "InvalidPayer" => {
             denied(denied_hint(asked))
         }
-        "SlowDown" | "Throttling" | "ThrottlingException" | "TooManyRequests"
-        | "RequestLimitExceeded" | "ServiceUnavailable" | "Busy" => {
-            said(ErrorKind::Throttled, "the server asks for a pause")
-        }
+        "SlowDown"
+        | "Throttling"
+        | "ThrottlingException"
+        | "TooManyRequests"
+        | "RequestLimitExceeded"
+        | "ServiceUnavailable"
+        | "Busy" => said(ErrorKind::Throttled, "the server asks for a pause"),
         "InternalError" | "RequestTimeout" | "OperationAborted" => {
             said(ErrorKind::Server, "the server failed")
         }
-        "PermanentRedirect" | "TemporaryRedirect" | "AuthorizationHeaderMalformed"
+        "PermanentRedirect"
+        | "TemporaryRedirect"
+        | "AuthorizationHeaderMalformed"
         | "IllegalLocationConstraintException" => elsewhere(asked, &words, headers, &said),
         code => match status {
             s if s.is_redirection() => elsewhere(asked, &words, headers, &said),
@@ -191,7 +197,10 @@ mod tests {
             "AuthorizationHeaderMalformed",
             "<Region>eu-west-1</Region>",
         );
-        assert!(error.to_string().contains("AWS_REGION=eu-west-1"), "{error}");
+        assert!(
+            error.to_string().contains("AWS_REGION=eu-west-1"),
+            "{error}"
+        );
         let mut headers = HeaderMap::new();
         headers.insert("x-amz-bucket-region", "eu-west-1".parse().unwrap());
         let head = super::error(&ASKED, StatusCode::BAD_REQUEST, &headers, "");
