@@ -54,6 +54,18 @@ struct Failure {
     blind: bool,
 }
 
+impl Failure {
+    /// Returns the failure of a directory of which nothing is known.
+    fn blind(error: Error, at: Instant) -> Failure {
+        Failure {
+            error,
+            retry_at: at + ERROR_MEMORY,
+            pause: ERROR_MEMORY,
+            blind: true,
+        }
+    }
+}
+
 /// What a flight brought.
 #[derive(Clone)]
 pub(super) struct Landed {
@@ -116,11 +128,18 @@ impl Control {
 }
 
 impl State {
-    fn prune(&mut self, now: Instant) {
+    /// Returns whether anything was dropped that others may have drawn conclusions from.
+    fn prune(&mut self, now: Instant) -> bool {
+        let mut forgotten = false;
         // The map's own capacity doubles, so this costs each entry a constant share.
         if self.controls.len() >= CONTROLS && self.controls.len() == self.controls.capacity() {
-            self.controls.retain(|_, control| !control.is_idle(now));
+            self.controls.retain(|_, control| {
+                let idle = control.is_idle(now);
+                forgotten |= idle && control.failure.is_some();
+                !idle
+            });
         }
+        forgotten
     }
 }
 
@@ -190,7 +209,9 @@ impl Catalogue {
         if let Some(known) = known.as_ref().filter(|known| known.is_fresh(now)) {
             return Step::Done(Ok(known.clone()));
         }
-        state.prune(now);
+        if state.prune(now) {
+            self.changes.fetch_add(1, Ordering::Release);
+        }
         let control = state.controls.entry(dir.clone()).or_default();
         if control.flight.as_ref().is_some_and(|f| f.answer.is_lost()) {
             control.flight = None;
@@ -281,7 +302,12 @@ impl Catalogue {
             let outage = self.state().outage.clone();
             match outage {
                 Some((at, error)) if at.elapsed() < ERROR_MEMORY => {
-                    self.state().land(dir, id);
+                    {
+                        let mut state = self.state();
+                        state.land(dir, id);
+                        let control = state.controls.entry(dir.clone()).or_default();
+                        control.failure = Some(Failure::blind(error.clone(), at));
+                    }
                     sender.send_replace(Some(Err(error)));
                 }
                 _ => self.list(dir, id, started, None, sender).await,
@@ -326,6 +352,9 @@ impl Catalogue {
         if left.is_none_or(|left| !left.is_zero()) {
             let found = Arc::new(found.dated(left.map(|left| now + left), None));
             self.remember(dir, &found);
+            if control.is_idle(now) {
+                state.controls.remove(dir);
+            }
             return Some(found);
         }
         if of_this_mount {
@@ -365,7 +394,7 @@ impl Catalogue {
                     .await;
             }
             Err(error) if error.kind() == ErrorKind::NotFound && !dir.is_root() => {
-                self.gone(dir, id, base);
+                self.gone(dir, id, base, &error);
                 sender.send_replace(Some(Err(error)));
             }
             Err(error) => {
@@ -480,6 +509,17 @@ impl Catalogue {
         } else {
             self.remember(dir, new);
         }
+        // A directory that was not there a moment ago may be there now.
+        for (path, control) in &mut state.controls {
+            if control
+                .failure
+                .as_ref()
+                .is_some_and(|failure| failure.error.kind() == ErrorKind::NotFound)
+                && path.parent().as_ref() == Some(dir)
+            {
+                control.failure = None;
+            }
+        }
         if news || recovered {
             self.changes.fetch_add(1, Ordering::Release);
         }
@@ -529,7 +569,7 @@ impl Catalogue {
     }
 
     /// The source clearly says that the directory is not there.
-    fn gone(&self, dir: &RelPath, id: u64, base: Option<Arc<Directory>>) {
+    fn gone(&self, dir: &RelPath, id: u64, base: Option<Arc<Directory>>, error: &Error) {
         let now = Instant::now();
         let known = self.recall(dir).or(base);
         let parent = dir.parent();
@@ -538,7 +578,7 @@ impl Catalogue {
             state.land(dir, id);
             self.unremember(dir);
             let control = state.controls.entry(dir.clone()).or_default();
-            control.failure = None;
+            control.failure = Some(Failure::blind(error.clone(), now));
             control.invalidated = None;
             let parent_is_new = parent
                 .as_ref()
@@ -553,8 +593,10 @@ impl Catalogue {
             }
             blame
         };
-        if let Some(known) = known {
+        if known.is_some() || blame {
             self.changes.fetch_add(1, Ordering::Release);
+        }
+        if let Some(known) = known {
             if let (Some(parent), Some(name)) = (&parent, dir.file_name()) {
                 self.forget_below(parent, std::slice::from_ref(&name));
                 self.tell(parent, &[name]);
@@ -594,7 +636,6 @@ impl Catalogue {
         let now = Instant::now();
         {
             let mut state = self.state();
-            state.prune(now);
             state.controls.entry(dir.clone()).or_default().invalidated = Some(now);
             if let Some(known) = self.recall(dir) {
                 self.remember(
@@ -618,8 +659,10 @@ impl Catalogue {
         self.invalidate(dir);
         let mut state = self.state();
         state.outage = None;
-        if let Some(control) = state.controls.get_mut(dir) {
-            control.failure = None;
+        if let Some(control) = state.controls.get_mut(dir)
+            && control.failure.take().is_some()
+        {
+            self.changes.fetch_add(1, Ordering::Release);
         }
     }
 

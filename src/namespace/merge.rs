@@ -1,0 +1,579 @@
+//! The rules of merging, as functions of what is known: nothing here asks or waits.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{Found, LookupError, Namespace, SHORT, symlink};
+use crate::catalogue::{Directory, FOREVER};
+use crate::entry::{Entry, Kind};
+use crate::path::{Name, RelPath};
+use crate::source::{Error, Hidden, HiddenWhy};
+
+/// A layer's share in a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Part {
+    pub(super) layer: usize,
+    /// In the layer's source.
+    pub(super) path: RelPath,
+}
+
+/// The layers that may have something in a directory, the last layer first.
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub(super) list: Vec<Part>,
+    /// What the catalogues' changes added up to when this was found.
+    pub(super) stamp: u64,
+}
+
+/// What a part holds.
+#[derive(Debug)]
+pub(super) enum View {
+    /// This.
+    Known(Arc<Directory>),
+    /// The layer clearly has no such directory.
+    Nothing,
+    /// The layer cannot say.
+    Failed(Error),
+}
+
+/// Whether an entry of a layer counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    Shown,
+    Filtered,
+    Escapes,
+    InTheWayOfAGraft,
+}
+
+impl Namespace {
+    /// Returns whether `entry`, in `part` of directory `dir`, counts.
+    pub(super) fn fate(&self, dir: &RelPath, part: &Part, entry: &Entry) -> Fate {
+        let layer = &self.layers[part.layer];
+        if !layer.filter.is_empty()
+            && !layer
+                .filter
+                .shows(part.path.join(&entry.name).as_str(), entry.kind)
+        {
+            return Fate::Filtered;
+        }
+        if entry.kind == Kind::Dir {
+            return Fate::Shown;
+        }
+        if entry.kind == Kind::Symlink
+            && !layer.outward_links
+            && !entry
+                .target
+                .as_ref()
+                .is_some_and(|target| symlink::stays_inside(dir, target))
+        {
+            return Fate::Escapes;
+        }
+        let leads = self
+            .leads
+            .get(dir)
+            .is_some_and(|lead| lead.children.binary_search(&entry.name).is_ok());
+        if leads {
+            return Fate::InTheWayOfAGraft;
+        }
+        Fate::Shown
+    }
+
+    /// Returns the parts of `child`, which is `name` of `parent`, from the parent's parts and what
+    /// these hold.
+    pub(super) fn descend(
+        &self,
+        above: &Parts,
+        views: &[View],
+        parent: &RelPath,
+        name: &Name,
+        child: &RelPath,
+    ) -> Vec<Part> {
+        let mut list = Vec::new();
+        for (at, layer) in self.layers.iter().enumerate().rev() {
+            if layer.graft == *child {
+                list.push(Part {
+                    layer: at,
+                    path: RelPath::root(),
+                });
+                continue;
+            }
+            let Some((part, view)) = above
+                .list
+                .iter()
+                .zip(views)
+                .find(|(part, _)| part.layer == at)
+            else {
+                continue;
+            };
+            let below = || Part {
+                layer: at,
+                path: part.path.join(name),
+            };
+            match view {
+                View::Nothing => {}
+                // Whether it has this directory is not known; it is asked for the directory itself.
+                View::Failed(_) => {
+                    let hidden = !layer.filter.shows(below().path.as_str(), Kind::Dir);
+                    if !hidden {
+                        list.push(below());
+                    }
+                }
+                View::Known(dir) => match dir.get(name.as_str()) {
+                    Some(entry) if self.fate(parent, part, entry) == Fate::Shown => {
+                        if entry.kind != Kind::Dir {
+                            break;
+                        }
+                        list.push(below());
+                    }
+                    _ => {}
+                },
+            }
+        }
+        list
+    }
+
+    /// Returns whether `dir` is there even if no layer says so.
+    fn always_there(&self, dir: &RelPath) -> bool {
+        self.leads.contains_key(dir)
+    }
+
+    /// Merges what the parts of `dir` hold.
+    pub(super) fn merge(
+        &self,
+        dir: &RelPath,
+        parts: &Parts,
+        views: Vec<View>,
+    ) -> Result<Merged, LookupError> {
+        let mut degraded = Vec::new();
+        let mut known = Vec::new();
+        let mut fresh_for = FOREVER;
+        for (part, view) in parts.list.iter().zip(views) {
+            match view {
+                View::Known(found) => {
+                    fresh_for = fresh_for.min(found.fresh_for());
+                    known.push((part.clone(), found));
+                }
+                View::Nothing => fresh_for = fresh_for.min(SHORT),
+                View::Failed(error) => {
+                    fresh_for = fresh_for.min(SHORT);
+                    if self.layers[part.layer].required {
+                        return Err(LookupError::Failed {
+                            layer: part.layer,
+                            error,
+                        });
+                    }
+                    degraded.push((part.layer, error));
+                }
+            }
+        }
+        let children = self.leads.get(dir).map_or(&[][..], |lead| &lead.children);
+        if known.is_empty() && children.is_empty() {
+            if let Some((layer, error)) = degraded.into_iter().next() {
+                return Err(LookupError::Failed { layer, error });
+            }
+            if !self.always_there(dir) {
+                return Err(LookupError::Absent { fresh_for: SHORT });
+            }
+            degraded = Vec::new();
+        }
+        let dead: Vec<usize> = degraded.iter().map(|(layer, _)| *layer).collect();
+        let core = match self
+            .merged
+            .get(dir)
+            .filter(|core| core.is_of(&known, &dead))
+        {
+            Some(core) => core,
+            None => {
+                let core = Arc::new(self.build(dir, known, dead, children));
+                self.merged.insert(dir.clone(), core.clone());
+                core
+            }
+        };
+        Ok(Merged {
+            core,
+            fresh_until: Instant::now() + fresh_for,
+            degraded: degraded.into(),
+        })
+    }
+
+    fn build(
+        &self,
+        dir: &RelPath,
+        known: Vec<(Part, Arc<Directory>)>,
+        dead: Vec<usize>,
+        children: &[Name],
+    ) -> Core {
+        let grafts: Vec<MergedGraft> = children
+            .iter()
+            .map(|name| MergedGraft {
+                entry: Entry::dir(name.clone()),
+                layer: self.leads.get(&dir.join(name)).map_or(0, |l| l.layer),
+            })
+            .collect();
+        let mut hidden = Vec::new();
+        let mut slots =
+            Vec::with_capacity(known.iter().map(|k| k.1.len()).max().unwrap_or(0) + grafts.len());
+        {
+            let mut cursors: Vec<_> = known
+                .iter()
+                .map(|(_, found)| (0_u32, found.entries().peekable()))
+                .collect();
+            let mut graft = 0;
+            loop {
+                // A handful of layers: looking at each beats a heap.
+                let next = cursors
+                    .iter_mut()
+                    .filter_map(|(_, entries)| entries.peek().map(|e| &e.name))
+                    .chain(grafts.get(graft).map(|g| &g.entry.name))
+                    .min();
+                let Some(name) = next.cloned() else { break };
+                let mut slot = None;
+                if grafts.get(graft).is_some_and(|g| g.entry.name == name) {
+                    slot = Some(Slot::graft(graft));
+                    graft += 1;
+                }
+                for (at, (index, entries)) in cursors.iter_mut().enumerate() {
+                    let Some(entry) = entries.next_if(|e| e.name == name) else {
+                        continue;
+                    };
+                    let part = &known[at].0;
+                    match self.fate(dir, part, entry) {
+                        Fate::Shown => {
+                            slot.get_or_insert(Slot::entry(at, *index));
+                        }
+                        Fate::Filtered => {}
+                        Fate::Escapes => hide(&mut hidden, part, HiddenWhy::Escapes, entry),
+                        Fate::InTheWayOfAGraft => {
+                            hide(&mut hidden, part, HiddenWhy::Shadowed, entry);
+                        }
+                    }
+                    *index += 1;
+                }
+                slots.extend(slot);
+            }
+        }
+        for (part, found) in &known {
+            hidden.extend(found.hidden().iter().map(|h| (part.layer, h.clone())));
+        }
+        slots.shrink_to_fit();
+        Core {
+            generation: self.generation(&known, &dead, children),
+            known,
+            dead,
+            grafts,
+            slots,
+            hidden,
+        }
+    }
+
+    /// Hashes all that the content follows from.
+    fn generation(
+        &self,
+        known: &[(Part, Arc<Directory>)],
+        dead: &[usize],
+        children: &[Name],
+    ) -> u64 {
+        let mut hasher = blake3::Hasher::new();
+        let mut text = |text: &str| {
+            hasher.update(&(text.len() as u64).to_le_bytes());
+            hasher.update(text.as_bytes());
+        };
+        for (part, dir) in known {
+            let layer = &self.layers[part.layer];
+            text("layer");
+            text(layer.catalogue.source().identity());
+            text(part.path.as_str());
+            text(&dir.generation().to_string());
+            text(if layer.outward_links { "all" } else { "inside" });
+            for pattern in layer.filter.text() {
+                text(pattern);
+            }
+        }
+        for layer in dead {
+            text("dead");
+            text(self.layers[*layer].catalogue.source().identity());
+        }
+        for name in children {
+            text("graft");
+            text(name.as_str());
+        }
+        let hash = hasher.finalize();
+        let mut bytes = [0; 8];
+        bytes.copy_from_slice(&hash.as_bytes()[..8]);
+        u64::from_le_bytes(bytes)
+    }
+}
+
+fn hide(hidden: &mut Vec<(usize, Hidden)>, part: &Part, why: HiddenWhy, entry: &Entry) {
+    let known = hidden
+        .iter_mut()
+        .find(|(layer, h)| *layer == part.layer && h.why == why);
+    match known {
+        Some((_, hidden)) => hidden.count += 1,
+        None => hidden.push((
+            part.layer,
+            Hidden {
+                why,
+                count: 1,
+                example: entry.name.as_str().escape_debug().to_string(),
+            },
+        )),
+    }
+}
+
+/// Decides a lookup from what the parts hold, one after the other, the last layer first.
+pub(super) struct Decider<'a> {
+    namespace: &'a Namespace,
+    dir: &'a RelPath,
+    name: &'a Name,
+    fresh_for: Duration,
+    failed: Option<(usize, Error)>,
+    found: Option<Found>,
+    /// Required layers that have not answered yet.
+    required: usize,
+}
+
+impl<'a> Decider<'a> {
+    pub(super) fn new(
+        namespace: &'a Namespace,
+        dir: &'a RelPath,
+        name: &'a Name,
+        parts: &Parts,
+    ) -> Decider<'a> {
+        let required = |part: &&Part| namespace.layers[part.layer].required;
+        Decider {
+            namespace,
+            dir,
+            name,
+            fresh_for: FOREVER,
+            failed: None,
+            found: None,
+            required: parts.list.iter().filter(required).count(),
+        }
+    }
+
+    /// Takes the next part into account; returns the answer once the rest cannot change it.
+    pub(super) fn feed(&mut self, part: &Part, view: &View) -> Option<Result<Found, LookupError>> {
+        let required = self.namespace.layers[part.layer].required;
+        self.required -= usize::from(required);
+        match view {
+            View::Failed(error) if required => {
+                return Some(Err(LookupError::Failed {
+                    layer: part.layer,
+                    error: error.clone(),
+                }));
+            }
+            // Earlier layers are only asked whether the directory stands.
+            _ if self.found.is_some() => {}
+            View::Failed(error) => {
+                self.fresh_for = self.fresh_for.min(SHORT);
+                self.failed.get_or_insert((part.layer, error.clone()));
+            }
+            View::Nothing => self.fresh_for = self.fresh_for.min(SHORT),
+            View::Known(dir) => {
+                self.fresh_for = self.fresh_for.min(dir.fresh_for());
+                if let Some(entry) = dir.get(self.name.as_str())
+                    && self.namespace.fate(self.dir, part, entry) == Fate::Shown
+                {
+                    self.found = Some(Found {
+                        entry: entry.clone(),
+                        layer: part.layer,
+                        path: part.path.join(self.name),
+                        fresh_for: self.fresh_for,
+                        degraded: self.failed.is_some(),
+                    });
+                }
+            }
+        }
+        if self.required == 0 {
+            return self.found.take().map(Ok);
+        }
+        None
+    }
+
+    /// Returns the answer after all parts.
+    pub(super) fn finish(self) -> Result<Found, LookupError> {
+        match (self.found, self.failed) {
+            (Some(found), _) => Ok(found),
+            (None, Some((layer, error))) => Err(LookupError::Failed { layer, error }),
+            (None, None) => Err(LookupError::Absent {
+                fresh_for: self.fresh_for.min(SHORT),
+            }),
+        }
+    }
+}
+
+/// A directory of the volume. Cheap to clone; what it lists never changes.
+#[derive(Debug, Clone)]
+pub struct Merged {
+    core: Arc<Core>,
+    fresh_until: Instant,
+    degraded: Arc<[(usize, Error)]>,
+}
+
+/// What a merge made of some directories. Refers to their entries instead of copying them.
+#[derive(Debug)]
+pub(super) struct Core {
+    known: Vec<(Part, Arc<Directory>)>,
+    dead: Vec<usize>,
+    grafts: Vec<MergedGraft>,
+    slots: Vec<Slot>,
+    hidden: Vec<(usize, Hidden)>,
+    generation: u64,
+}
+
+#[derive(Debug)]
+struct MergedGraft {
+    entry: Entry,
+    layer: usize,
+}
+
+/// Where an entry is: in which of the known directories, at which index.
+#[derive(Debug, Clone, Copy)]
+struct Slot {
+    part: u32,
+    index: u32,
+}
+
+impl Slot {
+    /// The part of those that only lead to grafts.
+    const GRAFT: u32 = u32::MAX;
+
+    fn entry(part: usize, index: u32) -> Slot {
+        // No volume has four billion layers.
+        let part = u32::try_from(part).unwrap_or(Slot::GRAFT - 1);
+        Slot { part, index }
+    }
+
+    fn graft(index: usize) -> Slot {
+        let index = u32::try_from(index).unwrap_or(u32::MAX);
+        Slot {
+            part: Slot::GRAFT,
+            index,
+        }
+    }
+}
+
+impl Core {
+    /// Returns about how many bytes this keeps in memory.
+    pub(super) fn weight(&self) -> usize {
+        /// What the struct, the path and the map take.
+        const HEAD: usize = 512;
+        let dirs: usize = self.known.iter().map(|(_, dir)| dir.weight()).sum();
+        HEAD + dirs + self.slots.len() * size_of::<Slot>()
+    }
+
+    fn is_of(&self, known: &[(Part, Arc<Directory>)], dead: &[usize]) -> bool {
+        self.dead == dead
+            && self.known.len() == known.len()
+            && self
+                .known
+                .iter()
+                .zip(known)
+                .all(|(ours, other)| ours.0 == other.0 && ours.1.revision() == other.1.revision())
+    }
+
+    fn at(&self, slot: Slot) -> Option<MergedEntry<'_>> {
+        if slot.part == Slot::GRAFT {
+            let graft = self.grafts.get(slot.index as usize)?;
+            return Some(MergedEntry {
+                entry: &graft.entry,
+                layer: graft.layer,
+                dir: None,
+            });
+        }
+        let (part, dir) = self.known.get(slot.part as usize)?;
+        Some(MergedEntry {
+            entry: dir.nth(slot.index as usize)?,
+            layer: part.layer,
+            dir: Some(&part.path),
+        })
+    }
+}
+
+/// A name in a merged directory.
+#[derive(Debug, Clone, Copy)]
+pub struct MergedEntry<'a> {
+    /// What it is.
+    pub entry: &'a Entry,
+    /// The layer that provides it, by its position.
+    pub layer: usize,
+    /// The directory in the layer's source; nothing for a directory that leads to a graft.
+    dir: Option<&'a RelPath>,
+}
+
+impl MergedEntry<'_> {
+    /// Returns where the entry is in its layer's source.
+    pub fn path(&self) -> RelPath {
+        match self.dir {
+            Some(dir) => dir.join(&self.entry.name),
+            None => RelPath::root(),
+        }
+    }
+}
+
+impl Merged {
+    /// Returns how many names there are.
+    pub fn len(&self) -> usize {
+        self.core.slots.len()
+    }
+
+    /// Returns whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.core.slots.is_empty()
+    }
+
+    /// Returns the entry at `index` in the order of names.
+    pub fn get(&self, index: usize) -> Option<MergedEntry<'_>> {
+        self.core.at(*self.core.slots.get(index)?)
+    }
+
+    /// Returns the entries, sorted by name.
+    pub fn iter(&self) -> impl Iterator<Item = MergedEntry<'_>> + '_ {
+        self.core
+            .slots
+            .iter()
+            .filter_map(|slot| self.core.at(*slot))
+    }
+
+    /// Returns the index of `name`, or where it would be.
+    pub fn position(&self, name: &str) -> Result<usize, usize> {
+        self.core.slots.binary_search_by(|slot| {
+            let entry = self.core.at(*slot);
+            entry.map_or(std::cmp::Ordering::Less, |e| {
+                e.entry.name.as_str().cmp(name)
+            })
+        })
+    }
+
+    /// Returns the entry called `name`.
+    pub fn find(&self, name: &str) -> Option<MergedEntry<'_>> {
+        self.get(self.position(name).ok()?)
+    }
+
+    /// Returns a number that is equal for equal names, kinds and versions, from mount to mount.
+    pub fn generation(&self) -> u64 {
+        self.core.generation
+    }
+
+    /// Returns the layers that could not say what they have here, and why.
+    pub fn degraded(&self) -> &[(usize, Error)] {
+        &self.degraded
+    }
+
+    /// Returns the layers whose listing is older than it should be, and why.
+    pub fn stale(&self) -> impl Iterator<Item = (usize, &Error)> + '_ {
+        let known = self.core.known.iter();
+        known.filter_map(|(part, dir)| Some((part.layer, dir.stale()?)))
+    }
+
+    /// Returns what is not shown, by layer; without what filters hide.
+    pub fn hidden(&self) -> &[(usize, Hidden)] {
+        &self.core.hidden
+    }
+
+    /// Returns how long this may be relied on without looking again.
+    pub fn fresh_for(&self) -> Duration {
+        self.fresh_until.saturating_duration_since(Instant::now())
+    }
+}
