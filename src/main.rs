@@ -31,11 +31,7 @@ fn run(cli: &Cli) -> Result<ExitStatus, Failure> {
     Ok(status)
 }
 
-fn dispatch(
-    cli: &Cli,
-    out: &mut dyn Write,
-    err: &mut dyn Write,
-) -> Result<ExitStatus, Failure> {
+fn dispatch(cli: &Cli, out: &mut dyn Write, err: &mut dyn Write) -> Result<ExitStatus, Failure> {
     match &cli.command {
         Command::Mount(args) => commands::mount::mount(args, &cli.log),
         Command::Unmount(args) => commands::mount::unmount(args, err),

@@ -84,11 +84,7 @@ pub struct View {
 
 impl View {
     /// Opens the cache and assembles the volume. Asks no source anything.
-    pub fn open(
-        settings: &VolumeSettings,
-        owner: Owner,
-        runtime: &Runtime,
-    ) -> Result<View, Error> {
+    pub fn open(settings: &VolumeSettings, owner: Owner, runtime: &Runtime) -> Result<View, Error> {
         crate::tls::install();
         let (cache, db) = open_cache(&settings.cache)?;
         let volume = &settings.volume;
@@ -126,7 +122,9 @@ impl View {
 /// Opens the cache alone, for commands that look after it.
 pub fn open_cache_only(settings: &CacheSettings) -> Result<Cache, Error> {
     let mut config = svol_cache::Config::new(&settings.dir);
-    config.limit = settings.size.map(|size| size.bytes_of(disk_size(&settings.dir)));
+    config.limit = settings
+        .size
+        .map(|size| size.bytes_of(disk_size(&settings.dir)));
     Cache::open(config).map_err(|error| Error::Cache {
         dir: settings.dir.clone(),
         error,

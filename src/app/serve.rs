@@ -51,7 +51,9 @@ pub fn serve(
     let (notifications, pending) = Notifications::new();
     view.vfs
         .namespace()
-        .set_listener(Arc::new(move |dir, names| notifications.changed(dir, names)));
+        .set_listener(Arc::new(move |dir, names| {
+            notifications.changed(dir, names)
+        }));
     let kernel = KernelSettings {
         name: format!("svol:{}", view.name),
         allow_other: settings.allow_other,
@@ -62,7 +64,9 @@ pub fn serve(
         .map_err(|e| Error::System(mount_error(&mountpoint, &e)))?;
     // From here on whatever happens, the mount goes.
     let mounted = Mounted(&mountpoint);
-    pending.start(&view.vfs, session.notifier()).map_err(system)?;
+    pending
+        .start(&view.vfs, session.notifier())
+        .map_err(system)?;
     let registration = Registration::new(&mountpoint).map_err(system)?;
     let control = runtime
         .block_on(server::start(registration.record().clone(), &view))
@@ -96,9 +100,7 @@ pub fn serve(
             }
         }
         control.abort();
-        if tokio::time::timeout(END, view.cache.close()).await.is_err() {
-            warn!("the cache's index did not close in time");
-        }
+        view.cache.close().await;
     });
     Ok(())
 }

@@ -3,6 +3,10 @@
 use std::sync::Arc;
 
 use crate::config::{self, SecretRef};
+use crate::source::http::{
+    HttpAuth, HttpSettings, HttpSource, IndexFormat, ManifestFormat, ManifestPlace,
+    ManifestSettings,
+};
 use crate::source::local::LocalSource;
 use crate::source::s3::{Env, S3Keys, S3Settings, S3Source};
 use crate::source::{self, Secret, Source};
@@ -11,7 +15,7 @@ use crate::source::{self, Secret, Source};
 pub(super) fn build(spec: &config::Source) -> source::Result<Arc<dyn Source>> {
     Ok(match spec {
         config::Source::S3(s3) => Arc::new(S3Source::new(s3_settings(s3), &Env::of_process())?),
-        config::Source::Http(http) => return Err(source::Error::new(source::ErrorKind::Invalid, format!("{}: not merged yet", http.url))),
+        config::Source::Http(http) => Arc::new(HttpSource::new(http_settings(http))?),
         config::Source::Local(local) => Arc::new(LocalSource::new(&local.path)?),
     })
 }
@@ -32,6 +36,34 @@ fn s3_settings(s3: &config::S3Source) -> S3Settings {
             session_token: keys.session_token.as_ref().map(secret),
         }),
         ca_bundle: None,
+    }
+}
+
+fn http_settings(http: &config::HttpSource) -> HttpSettings {
+    HttpSettings {
+        manifest: http.manifest.as_ref().map(|manifest| ManifestSettings {
+            place: match &manifest.location {
+                config::ManifestLocation::Url(url) => ManifestPlace::Url(url.as_url().clone()),
+                config::ManifestLocation::File(path) => ManifestPlace::File(path.clone()),
+            },
+            format: match manifest.format {
+                config::ManifestFormat::List => ManifestFormat::List,
+                config::ManifestFormat::Sha256sum => ManifestFormat::Sha256sum,
+            },
+        }),
+        index: match http.index {
+            config::IndexFormat::Auto => IndexFormat::Auto,
+            config::IndexFormat::Html => IndexFormat::Html,
+            config::IndexFormat::Json => IndexFormat::Json,
+        },
+        auth: http.auth.as_ref().map(|auth| match auth {
+            config::HttpAuth::Bearer(bearer) => HttpAuth::Bearer(secret(&bearer.token)),
+            config::HttpAuth::Basic(basic) => HttpAuth::Basic {
+                username: basic.username.clone(),
+                password: secret(&basic.password),
+            },
+        }),
+        ..HttpSettings::new(http.url.as_url().clone())
     }
 }
 

@@ -53,7 +53,12 @@ fn stats(settings: &CacheSettings, json: bool, out: &mut dyn Write) -> Result<Ex
         writeln!(out, "{}", crate::control::server::pretty(&document))?;
     } else {
         writeln!(out, "Cache     {}", settings.dir.display())?;
-        writeln!(out, "Used      {} of {}", size(stats.used), size(stats.limit))?;
+        writeln!(
+            out,
+            "Used      {} of {}",
+            size(stats.used),
+            size(stats.limit)
+        )?;
         writeln!(out, "Objects   {}", stats.objects)?;
         writeln!(out, "Blobs     {} whole files", stats.blobs)?;
         writeln!(out, "Packed    {} small files", stats.packed)?;

@@ -17,7 +17,11 @@ const CHUNK: usize = 1 << 20;
 /// How deep `ls -R` goes: a loop of symbolic links is not followed, so nothing real is deeper.
 const DEPTH: usize = 256;
 
-fn open(args: &VolumeArgs, sources: &[std::ffi::OsString], runtime: &tokio::runtime::Runtime) -> Result<View, Failure> {
+fn open(
+    args: &VolumeArgs,
+    sources: &[std::ffi::OsString],
+    runtime: &tokio::runtime::Runtime,
+) -> Result<View, Failure> {
     let settings = resolve_view(args, sources, &Env::of_process()?)?;
     let owner = Owner {
         uid: rustix::process::geteuid().as_raw(),
@@ -48,11 +52,23 @@ pub fn ls(args: &LsArgs, out: &mut dyn Write, err: &mut dyn Write) -> Result<Exi
     let failed = |e| Failure::failed(format!("{path}: {e}"));
     let result = runtime.block_on(async {
         let attr = walk(&view.vfs, &path).await.map_err(failed)?;
-        let mut listing = Listing { vfs: &view.vfs, long: args.long, recursive: args.recursive, out, err, done: 0, failed: 0 };
+        let mut listing = Listing {
+            vfs: &view.vfs,
+            long: args.long,
+            recursive: args.recursive,
+            out,
+            err,
+            done: 0,
+            failed: 0,
+        };
         if attr.kind == Kind::Dir {
             listing.dir(attr.ino, &path, String::new(), 0).await?;
         } else {
-            listing.line(&attr, &path, path.file_name().map_or(String::new(), |n| n.to_string()))?;
+            listing.line(
+                &attr,
+                &path,
+                path.file_name().map_or(String::new(), |n| n.to_string()),
+            )?;
         }
         Ok(ExitStatus::of_several(listing.done, listing.failed))
     });
@@ -71,7 +87,13 @@ struct Listing<'a> {
 }
 
 impl Listing<'_> {
-    async fn dir(&mut self, ino: Ino, path: &RelPath, shown: String, depth: usize) -> Result<(), Failure> {
+    async fn dir(
+        &mut self,
+        ino: Ino,
+        path: &RelPath,
+        shown: String,
+        depth: usize,
+    ) -> Result<(), Failure> {
         let opened = match self.vfs.opendir(ino).await {
             Ok(opened) => opened,
             Err(error) => {
@@ -89,7 +111,9 @@ impl Listing<'_> {
         self.vfs.releasedir(opened.handle);
         listed.map_err(Failure::failed)?;
         for (name, mut attr) in entries {
-            let Ok(component) = crate::path::Name::new(&name) else { continue };
+            let Ok(component) = crate::path::Name::new(&name) else {
+                continue;
+            };
             let inside = path.join(&component);
             let shown = format!("{shown}{name}");
             if self.long {
@@ -105,7 +129,10 @@ impl Listing<'_> {
             }
             self.line(&attr, &inside, shown.clone())?;
             if self.recursive && attr.kind == Kind::Dir && depth < DEPTH {
-                self.vfs.lookup(ino, name.as_bytes()).await.map_err(Failure::failed)?;
+                self.vfs
+                    .lookup(ino, name.as_bytes())
+                    .await
+                    .map_err(Failure::failed)?;
                 Box::pin(self.dir(attr.ino, &inside, format!("{shown}/"), depth + 1)).await?;
             }
         }
@@ -124,16 +151,27 @@ impl Listing<'_> {
             Kind::Symlink => 'l',
         };
         let time = humantime::format_rfc3339_seconds(attr.mtime.into());
-        let source = self.vfs.xattr(attr.ino, "user.svol.source").unwrap_or_default();
+        let source = self
+            .vfs
+            .xattr(attr.ino, "user.svol.source")
+            .unwrap_or_default();
         let source = source.replace('\n', " ");
         let _ = path;
-        writeln!(self.out, "{kind} {:>14}  {time}  {shown}{mark}  {source}", attr.size)?;
+        writeln!(
+            self.out,
+            "{kind} {:>14}  {time}  {shown}{mark}  {source}",
+            attr.size
+        )?;
         Ok(())
     }
 }
 
 /// Prints files of a volume.
-pub fn cat(args: &CatArgs, out: &mut dyn Write, err: &mut dyn Write) -> Result<ExitStatus, Failure> {
+pub fn cat(
+    args: &CatArgs,
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+) -> Result<ExitStatus, Failure> {
     let runtime = runtime()?;
     let view = open(&args.volume, &args.sources, &runtime)?;
     let (mut done, mut failed) = (0, 0);

@@ -120,7 +120,9 @@ fn unmount_one(path: &Path, timeout: Duration) -> Result<(), String> {
     let started = Instant::now();
     while record.as_ref().is_some_and(|r| r.is_alive()) {
         if started.elapsed() > timeout {
-            return Err(format!("{at}: unmounted, but its daemon is still busy ending"));
+            return Err(format!(
+                "{at}: unmounted, but its daemon is still busy ending"
+            ));
         }
         std::thread::sleep(Duration::from_millis(5));
     }

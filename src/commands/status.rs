@@ -107,7 +107,11 @@ fn print(status: &Status, out: &mut dyn Write) -> std::io::Result<()> {
                 )?;
             }
             if layer.hidden > 0 {
-                writeln!(out, "  ! {}: {} names cannot be shown (see the log)", layer.name, layer.hidden)?;
+                writeln!(
+                    out,
+                    "  ! {}: {} names cannot be shown (see the log)",
+                    layer.name, layer.hidden
+                )?;
             }
         }
         writeln!(out)?;
@@ -126,7 +130,15 @@ fn print(status: &Status, out: &mut dyn Write) -> std::io::Result<()> {
 
 fn print_table(layers: &[Layer], out: &mut dyn Write) -> std::io::Result<()> {
     let head = [
-        "LAYER", "PATH", "STATE", "LAST REFRESH", "FETCHED", "REQUESTS", "HITS", "PREFETCH", "SOURCE",
+        "LAYER",
+        "PATH",
+        "STATE",
+        "LAST REFRESH",
+        "FETCHED",
+        "REQUESTS",
+        "HITS",
+        "PREFETCH",
+        "SOURCE",
     ];
     let mut rows = vec![head.map(str::to_owned)];
     for layer in layers {
@@ -152,7 +164,11 @@ fn print_table(layers: &[Layer], out: &mut dyn Write) -> std::io::Result<()> {
             percent(layer.hits, reads),
             match prefetched {
                 0 => "-".to_owned(),
-                all => format!("{} used of {}", percent(layer.prefetch_used, all), size(all)),
+                all => format!(
+                    "{} used of {}",
+                    percent(layer.prefetch_used, all),
+                    size(all)
+                ),
             },
             layer.source.clone(),
         ]);
@@ -187,7 +203,13 @@ fn ask_each(
             let within = if post { PATIENT } else { 2 * PATIENT / 10 };
             let query = [("path", inside.as_str())];
             runtime
-                .block_on(client::ask::<Value>(&record.socket, post, endpoint, &query, within))
+                .block_on(client::ask::<Value>(
+                    &record.socket,
+                    post,
+                    endpoint,
+                    &query,
+                    within,
+                ))
                 .map_err(|e| format!("{}: {e}", path.display()))
         });
         match answer {
@@ -233,24 +255,31 @@ pub fn explain(
     err: &mut dyn Write,
 ) -> Result<ExitStatus, Failure> {
     let json = args.json;
-    ask_each(&args.paths, false, "/explain", out, err, |path, answer, out| {
-        if json {
-            writeln!(out, "{}", crate::control::server::pretty(answer))?;
-            return Ok(true);
-        }
-        writeln!(out, "{}", path.display())?;
-        for layer in answer.as_array().into_iter().flatten() {
-            let text = |key: &str| layer[key].as_str().unwrap_or("").to_owned();
-            let mut line = format!("  {:<16} {}", text("layer"), text("says"));
-            for key in ["url", "version"] {
-                if !text(key).is_empty() {
-                    line += &format!("  {key} {}", text(key));
-                }
+    ask_each(
+        &args.paths,
+        false,
+        "/explain",
+        out,
+        err,
+        |path, answer, out| {
+            if json {
+                writeln!(out, "{}", crate::control::server::pretty(answer))?;
+                return Ok(true);
             }
-            writeln!(out, "{line}")?;
-        }
-        Ok(true)
-    })
+            writeln!(out, "{}", path.display())?;
+            for layer in answer.as_array().into_iter().flatten() {
+                let text = |key: &str| layer[key].as_str().unwrap_or("").to_owned();
+                let mut line = format!("  {:<16} {}", text("layer"), text("says"));
+                for key in ["url", "version"] {
+                    if !text(key).is_empty() {
+                        line += &format!("  {key} {}", text(key));
+                    }
+                }
+                writeln!(out, "{line}")?;
+            }
+            Ok(true)
+        },
+    )
 }
 
 /// Looks for changes now.
@@ -259,26 +288,33 @@ pub fn refresh(
     out: &mut dyn Write,
     err: &mut dyn Write,
 ) -> Result<ExitStatus, Failure> {
-    ask_each(&args.paths, true, "/refresh", out, err, |path, answer, out| {
-        let count = |key: &str| answer[key].as_u64().unwrap_or(0);
-        let errors: Vec<&str> = answer["errors"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_str)
-            .collect();
-        writeln!(
-            out,
-            "{}: {} directories looked at, {} entries changed, {} new, {} gone",
-            path.display(),
-            count("directories"),
-            count("changed"),
-            count("added"),
-            count("removed")
-        )?;
-        for error in &errors {
-            writeln!(out, "  ! {error}")?;
-        }
-        Ok(errors.is_empty())
-    })
+    ask_each(
+        &args.paths,
+        true,
+        "/refresh",
+        out,
+        err,
+        |path, answer, out| {
+            let count = |key: &str| answer[key].as_u64().unwrap_or(0);
+            let errors: Vec<&str> = answer["errors"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_str)
+                .collect();
+            writeln!(
+                out,
+                "{}: {} directories looked at, {} entries changed, {} new, {} gone",
+                path.display(),
+                count("directories"),
+                count("changed"),
+                count("added"),
+                count("removed")
+            )?;
+            for error in &errors {
+                writeln!(out, "  ! {error}")?;
+            }
+            Ok(errors.is_empty())
+        },
+    )
 }

@@ -46,7 +46,11 @@ pub async fn ask<T: DeserializeOwned>(
         .build()
         .map_err(silent)?;
     let url = format!("http://svol{path}");
-    let request = if post { client.post(url) } else { client.get(url) };
+    let request = if post {
+        client.post(url)
+    } else {
+        client.get(url)
+    };
     let response = request.query(query).send().await.map_err(silent)?;
     if response.status().is_success() {
         return response.json().await.map_err(silent);

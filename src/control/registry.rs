@@ -108,7 +108,9 @@ pub fn find(path: &Path) -> io::Result<Option<Record>> {
         .into_iter()
         .filter(|r| {
             path.starts_with(&r.mountpoint)
-                || resolved.as_ref().is_some_and(|p| p.starts_with(&r.mountpoint))
+                || resolved
+                    .as_ref()
+                    .is_some_and(|p| p.starts_with(&r.mountpoint))
         })
         .max_by_key(|r| r.mountpoint.as_os_str().len()))
 }

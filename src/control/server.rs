@@ -17,8 +17,8 @@ use tokio::task::JoinHandle;
 use super::registry::Record;
 use super::status;
 use crate::app::View;
-use crate::entry::Timestamp;
 use crate::catalogue::RefreshReport;
+use crate::entry::Timestamp;
 use crate::path::RelPath;
 use crate::source::guard::{Guarded, Status as Healthy};
 use crate::vfs::Vfs;
@@ -176,5 +176,6 @@ fn rfc3339(time: Timestamp) -> String {
 
 /// Returns a value as JSON for a person or a program.
 pub fn pretty(value: &impl Serialize) -> String {
-    serde_json::to_string_pretty(value).unwrap_or_else(|e| format!("{{\"error\": {:?}}}", e.to_string()))
+    serde_json::to_string_pretty(value)
+        .unwrap_or_else(|e| format!("{{\"error\": {:?}}}", e.to_string()))
 }

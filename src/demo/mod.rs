@@ -32,13 +32,21 @@ pub async fn run(
     writeln!(out, "  a web server  http://{}", world.web)?;
     writeln!(out, "  a directory   {}\n", world.path("site").display())?;
     let volume = world.path("volume.yaml");
-    writeln!(out, "volume.yaml merges them, later layers over earlier ones:\n")?;
+    writeln!(
+        out,
+        "volume.yaml merges them, later layers over earlier ones:\n"
+    )?;
     for line in std::fs::read_to_string(&volume)?.lines() {
         writeln!(out, "    {line}")?;
     }
 
     let started = Instant::now();
-    world.svol(["mount".as_ref(), "-c".as_ref(), volume.as_os_str(), world.mnt().as_os_str()])?;
+    world.svol([
+        "mount".as_ref(),
+        "-c".as_ref(),
+        volume.as_os_str(),
+        world.mnt().as_os_str(),
+    ])?;
     writeln!(
         out,
         "\n$ svol mount -c volume.yaml mnt        # mounted in {} ms\n",
@@ -52,16 +60,28 @@ pub async fn run(
     writeln!(out, "\n$ svol cache stats\n")?;
     out.write_all(
         world
-            .svol(["cache".as_ref(), "stats".as_ref(), "--cache-dir".as_ref(), world.path("cache").as_os_str()])?
+            .svol([
+                "cache".as_ref(),
+                "stats".as_ref(),
+                "--cache-dir".as_ref(),
+                world.path("cache").as_os_str(),
+            ])?
             .as_bytes(),
     )?;
     if keep {
-        writeln!(out, "\nIt stays mounted at {} until Ctrl-C.", world.mnt().display())?;
+        writeln!(
+            out,
+            "\nIt stays mounted at {} until Ctrl-C.",
+            world.mnt().display()
+        )?;
         out.flush()?;
         interrupted.await;
     }
     world.svol(["unmount".as_ref(), world.mnt().as_os_str()])?;
-    writeln!(out, "\n$ svol unmount mnt                      # and everything is gone again")?;
+    writeln!(
+        out,
+        "\n$ svol unmount mnt                      # and everything is gone again"
+    )?;
     Ok(())
 }
 
@@ -78,8 +98,14 @@ impl World {
         let site = dir.path().join("site");
         std::fs::create_dir_all(site.join("conf"))?;
         std::fs::create_dir(dir.path().join("mnt"))?;
-        std::fs::write(site.join("conf/site.toml"), "greeting = \"from the local directory\"\n")?;
-        std::fs::write(site.join("README.md"), "# The local README\n\nIt hides the bucket's.\n")?;
+        std::fs::write(
+            site.join("conf/site.toml"),
+            "greeting = \"from the local directory\"\n",
+        )?;
+        std::fs::write(
+            site.join("README.md"),
+            "# The local README\n\nIt hides the bucket's.\n",
+        )?;
         std::os::unix::fs::symlink("conf/site.toml", site.join("current.toml"))?;
         let bucket = world::serve_bucket("models", bucket_files()).await?;
         let web = world::serve_tree(web_files()).await?;
@@ -185,22 +211,43 @@ fn bucket_files() -> world::Files {
         .fill(&mut model);
     BTreeMap::from([
         ("llama/model.bin".into(), Bytes::from(model)),
-        ("llama/README.md".into(), Bytes::from_static(b"# The bucket's README\n")),
-        ("llama/config/tokenizer.json".into(), Bytes::from_static(b"{\"vocab\": 32000}\n")),
-        ("llama-2/not-ours.txt".into(), Bytes::from_static(b"another prefix\n")),
+        (
+            "llama/README.md".into(),
+            Bytes::from_static(b"# The bucket's README\n"),
+        ),
+        (
+            "llama/config/tokenizer.json".into(),
+            Bytes::from_static(b"{\"vocab\": 32000}\n"),
+        ),
+        (
+            "llama-2/not-ours.txt".into(),
+            Bytes::from_static(b"another prefix\n"),
+        ),
     ])
 }
 
 fn web_files() -> world::Files {
     BTreeMap::from([
-        ("data/train/part-0.csv".into(), Bytes::from("x,y\n".repeat(5000))),
-        ("data/train/part-1.csv".into(), Bytes::from("y,z\n".repeat(5000))),
-        ("data/scratch.tmp".into(), Bytes::from_static(b"excluded by a filter\n")),
+        (
+            "data/train/part-0.csv".into(),
+            Bytes::from("x,y\n".repeat(5000)),
+        ),
+        (
+            "data/train/part-1.csv".into(),
+            Bytes::from("y,z\n".repeat(5000)),
+        ),
+        (
+            "data/scratch.tmp".into(),
+            Bytes::from_static(b"excluded by a filter\n"),
+        ),
     ])
 }
 
 fn show_tree(mnt: &Path, out: &mut dyn Write) -> io::Result<()> {
-    writeln!(out, "The merged tree, and where each file comes from (user.svol.source):\n")?;
+    writeln!(
+        out,
+        "The merged tree, and where each file comes from (user.svol.source):\n"
+    )?;
     let mut dirs = vec![PathBuf::new()];
     let mut files = Vec::new();
     while let Some(dir) = dirs.pop() {
@@ -217,8 +264,13 @@ fn show_tree(mnt: &Path, out: &mut dyn Write) -> io::Result<()> {
     files.sort();
     for file in files {
         let meta = std::fs::symlink_metadata(mnt.join(&file))?;
-        let source = source_of(&mnt.join(&file)).unwrap_or_else(|e| format!("({e})"));
-        writeln!(out, "  {:<28}{:>10}  {source}", file.display(), meta.len())?;
+        let source = if meta.is_symlink() {
+            // Linux lets symbolic links have no such attributes.
+            format!("-> {}", std::fs::read_link(mnt.join(&file))?.display())
+        } else {
+            source_of(&mnt.join(&file))?
+        };
+        writeln!(out, "  {:<24}{:>10}  {source}", file.display(), meta.len())?;
     }
     Ok(())
 }
@@ -234,7 +286,11 @@ fn show_reads(world: &World, out: &mut dyn Write) -> io::Result<()> {
     let file = world.mnt().join("model.bin");
     writeln!(out, "\nReading model.bin ({} MiB):\n", MODEL_BYTES >> 20)?;
     let mut cold_hash = None;
-    for (what, drop_pages) in [("cold", false), ("warm", false), ("warm, from the disk cache", true)] {
+    for (what, drop_pages) in [
+        ("cold", false),
+        ("warm", false),
+        ("warm, from the disk cache", true),
+    ] {
         if drop_pages {
             drop_page_cache(&file);
         }

@@ -94,7 +94,10 @@ async fn list_bucket(
         shown.clone_into(&mut last);
         let escaped = quick_xml::escape::escape(shown);
         let _ = match common {
-            Some(_) => write!(xml, "<CommonPrefixes><Prefix>{escaped}</Prefix></CommonPrefixes>"),
+            Some(_) => write!(
+                xml,
+                "<CommonPrefixes><Prefix>{escaped}</Prefix></CommonPrefixes>"
+            ),
             None => write!(
                 xml,
                 "<Contents><Key>{escaped}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified>\
@@ -104,10 +107,16 @@ async fn list_bucket(
             ),
         };
     }
-    let _ = write!(xml, "<KeyCount>{count}</KeyCount><IsTruncated>{more}</IsTruncated>");
+    let _ = write!(
+        xml,
+        "<KeyCount>{count}</KeyCount><IsTruncated>{more}</IsTruncated>"
+    );
     if more {
         let token = quick_xml::escape::escape(&last);
-        let _ = write!(xml, "<NextContinuationToken>{token}</NextContinuationToken>");
+        let _ = write!(
+            xml,
+            "<NextContinuationToken>{token}</NextContinuationToken>"
+        );
     }
     xml.push_str("</ListBucketResult>");
     respond(StatusCode::OK, "application/xml", xml.into())
@@ -193,7 +202,11 @@ fn object(bytes: &Bytes, method: &Method, headers: &HeaderMap) -> Response<Body>
         None => (StatusCode::OK, bytes.clone()),
     };
     let length = part.len();
-    let body = if method == Method::HEAD { Bytes::new() } else { part };
+    let body = if method == Method::HEAD {
+        Bytes::new()
+    } else {
+        part
+    };
     let mut response = respond(status, "application/octet-stream", body);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_LENGTH, length.into());

@@ -62,7 +62,9 @@ pub struct Remote {
 
 impl std::fmt::Debug for Remote {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Remote").field("pin", &self.pin).finish_non_exhaustive()
+        f.debug_struct("Remote")
+            .field("pin", &self.pin)
+            .finish_non_exhaustive()
     }
 }
 
@@ -145,18 +147,23 @@ impl Remote {
         }
         Err(Error::new(
             ErrorKind::Server,
-            format!("{}: bytes {range:?} arrived but could not be kept or read back", self.url()),
+            format!(
+                "{}: bytes {range:?} arrived but could not be kept or read back",
+                self.url()
+            ),
         ))
     }
 
-    /// Starts what a window advises, in the background.
-    pub fn follow(self: &Arc<Self>, advice: &Advice) {
+    /// Starts what a window advises, in the background. Returns whether all of it is here already.
+    pub fn follow(self: &Arc<Self>, advice: &Advice) -> bool {
         add(&self.counters.prefetch_used, advice.used);
         add(&self.counters.prefetch_wasted, advice.wasted);
-        if let Some(range) = &advice.prefetch {
-            let missing = self.object.missing(range.clone());
-            self.launch(&missing, false);
-        }
+        let Some(range) = &advice.prefetch else {
+            return false;
+        };
+        let missing = self.object.missing(range.clone());
+        self.launch(&missing, false);
+        missing.is_empty()
     }
 
     fn url(&self) -> String {
@@ -190,7 +197,8 @@ impl Remote {
             // A flight that failed and left some of ours missing is our failure too.
             for flight in flights {
                 if let Some(Err(error)) = flight.end() {
-                    let needed = flight.range.start.max(range.start)..flight.range.end.min(range.end);
+                    let needed =
+                        flight.range.start.max(range.start)..flight.range.end.min(range.end);
                     if needed.start < needed.end && !self.object.missing(needed).is_empty() {
                         return Err(error);
                     }
@@ -226,7 +234,11 @@ impl Remote {
             let (this, flight) = (self.clone(), flight.clone());
             self.runtime.spawn(async move {
                 // The guard ends the flight even if its task panics or is dropped.
-                let ending = Ending { remote: &this, flight: &flight, result: None };
+                let ending = Ending {
+                    remote: &this,
+                    flight: &flight,
+                    result: None,
+                };
                 this.fly(&flight, demand, ending).await;
             });
         }
@@ -270,7 +282,10 @@ impl Remote {
             if Instant::now() >= deadline {
                 return Err(Error::new(
                     ErrorKind::Timeout,
-                    format!("{}: another process has been fetching it for too long", self.url()),
+                    format!(
+                        "{}: another process has been fetching it for too long",
+                        self.url()
+                    ),
                 ));
             }
             tokio::time::sleep(pause).await;
@@ -285,7 +300,10 @@ impl Remote {
         let mut fill = Some(fill);
         let mut resumes = 0;
         loop {
-            let body = self.source.read(&self.pin.path, self.entry(), range.clone()).await?;
+            let body = self
+                .source
+                .read(&self.pin.path, self.entry(), range.clone())
+                .await?;
             self.learn(&body)?;
             if body.range != range {
                 // A server without ranges sent the whole object: keep all of it, so that it is
@@ -439,7 +457,10 @@ impl Remote {
                 ..self.pin.entry.clone()
             });
             if learnt.validator.as_ref() != Some(validator) {
-                return Err(Error::changed(format!("{}: it changed while being read", self.url())));
+                return Err(Error::changed(format!(
+                    "{}: it changed while being read",
+                    self.url()
+                )));
             }
         }
         Ok(())
@@ -469,7 +490,10 @@ impl Remote {
         let Some(got) = got.await.map_err(|e| Error::lied(e.to_string()))? else {
             return Err(Error::new(
                 ErrorKind::Server,
-                format!("{}: could not be kept whole, so its digest cannot be checked", self.url()),
+                format!(
+                    "{}: could not be kept whole, so its digest cannot be checked",
+                    self.url()
+                ),
             ));
         };
         let verdict = if got.as_ref() == want {
@@ -494,7 +518,9 @@ struct Ending<'a> {
 impl Drop for Ending<'_> {
     fn drop(&mut self) {
         let result = self.result.take().unwrap_or_else(|| {
-            Err(Error::lied("a fetch was given up by its own fault; please report it"))
+            Err(Error::lied(
+                "a fetch was given up by its own fault; please report it",
+            ))
         });
         self.flight.finish(result);
         self.remote

@@ -84,6 +84,12 @@ impl Window {
         advice
     }
 
+    /// Takes note that nothing of the last advice had to be fetched: it is no read-ahead of ours,
+    /// neither used nor wasted.
+    pub fn was_here(&mut self) {
+        self.unread = self.issued;
+    }
+
     /// Ends the run and returns the bytes that were fetched ahead in vain.
     pub fn abandon(&mut self) -> u64 {
         let wasted = self.issued.saturating_sub(self.unread.max(self.front));
@@ -136,8 +142,14 @@ mod tests {
 
     #[test]
     fn one_read_proves_nothing() {
-        assert_eq!(Window::default().on_read(0..131_072, SIZE), Advice::default());
-        assert_eq!(Window::default().on_read(9_000_000..9_004_096, SIZE), Advice::default());
+        assert_eq!(
+            Window::default().on_read(0..131_072, SIZE),
+            Advice::default()
+        );
+        assert_eq!(
+            Window::default().on_read(9_000_000..9_004_096, SIZE),
+            Advice::default()
+        );
     }
 
     #[test]
@@ -171,7 +183,10 @@ mod tests {
         let mut window = Window::default();
         let mut end = 0;
         for i in 0..8u64 {
-            if let Some(p) = window.on_read(i * 131_072..(i + 1) * 131_072, SIZE).prefetch {
+            if let Some(p) = window
+                .on_read(i * 131_072..(i + 1) * 131_072, SIZE)
+                .prefetch
+            {
                 end = p.end;
             }
         }

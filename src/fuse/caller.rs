@@ -19,10 +19,7 @@ const INTERVAL: Duration = Duration::from_millis(250);
 const ENDING: u64 = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 8 | 1 << 14;
 
 /// Waits for `work`, or until the thread `pid` has a pending signal that ends waits.
-pub(super) async fn unless_killed<T>(
-    pid: u32,
-    work: impl Future<Output = Result<T>>,
-) -> Result<T> {
+pub(super) async fn unless_killed<T>(pid: u32, work: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::pin!(work);
     if let Ok(result) = tokio::time::timeout(PATIENCE, &mut work).await {
         return result;
@@ -70,12 +67,37 @@ mod tests {
         };
         let none = "0000000000000000";
         assert!(!ending_signal_pending(&status(none, none, none, none)));
-        assert!(ending_signal_pending(&status("0000000000000100", none, none, none)));
-        assert!(ending_signal_pending(&status(none, "0000000000000002", none, none)));
-        assert!(!ending_signal_pending(&status(none, "0000000000000002", "0000000000000002", none)));
-        assert!(!ending_signal_pending(&status(none, "0000000000000002", none, "0000000000000002")));
+        assert!(ending_signal_pending(&status(
+            "0000000000000100",
+            none,
+            none,
+            none
+        )));
+        assert!(ending_signal_pending(&status(
+            none,
+            "0000000000000002",
+            none,
+            none
+        )));
+        assert!(!ending_signal_pending(&status(
+            none,
+            "0000000000000002",
+            "0000000000000002",
+            none
+        )));
+        assert!(!ending_signal_pending(&status(
+            none,
+            "0000000000000002",
+            none,
+            "0000000000000002"
+        )));
         // A child's end ends no wait.
-        assert!(!ending_signal_pending(&status(none, "0000000000010000", none, none)));
+        assert!(!ending_signal_pending(&status(
+            none,
+            "0000000000010000",
+            none,
+            none
+        )));
         assert!(!ending_signal_pending(""));
     }
 }

@@ -2,13 +2,14 @@
 
 use std::ffi::OsString;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
 
 use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
-use rustix::mount::UnmountFlags;
+use rustix::mount::{MountFlags, UnmountFlags};
 use tracing::{debug, info, warn};
 
 use super::Fuse;
@@ -68,7 +69,11 @@ fn unescape(field: &[u8]) -> Vec<u8> {
             .filter(|d| field[at] == b'\\' && d.iter().all(|b| (b'0'..b'8').contains(b)));
         match octal {
             Some(digits) => {
-                out.push(digits.iter().fold(0u8, |n, d| n.wrapping_mul(8).wrapping_add(d - b'0')));
+                out.push(
+                    digits
+                        .iter()
+                        .fold(0u8, |n, d| n.wrapping_mul(8).wrapping_add(d - b'0')),
+                );
                 at += 4;
             }
             None => {
@@ -182,7 +187,11 @@ pub fn prepare(path: &Path) -> Result<PathBuf, BadMountpoint> {
 
 /// Makes sure that none of `others` (each with what it is) is inside `mountpoint` or around it.
 /// `mountpoint` is absolute and without symbolic links.
-pub fn check_apart(mountpoint: &Path, what: &'static str, other: &Path) -> Result<(), BadMountpoint> {
+pub fn check_apart(
+    mountpoint: &Path,
+    what: &'static str,
+    other: &Path,
+) -> Result<(), BadMountpoint> {
     let other = resolve_existing(other);
     if mountpoint.starts_with(&other) || other.starts_with(mountpoint) {
         return Err(BadMountpoint::Nested {
@@ -245,9 +254,35 @@ pub fn mount(
     settings: &MountSettings,
 ) -> io::Result<BackgroundSession> {
     let mut config = Config::default();
-    config.mount_options = vec![
-        // fusermount splits options at commas and has no other escape for a backslash either.
-        MountOption::FSName(settings.name.replace([',', '\\', '\n', ' '], "_")),
+    config.acl = if settings.allow_other {
+        SessionACL::All
+    } else {
+        SessionACL::Owner
+    };
+    config.n_threads = Some(THREADS);
+    let session = match mount_as_root(mountpoint, settings)? {
+        Some(device) => {
+            let unmounted = |error| {
+                let _ = unmount(mountpoint, true);
+                error
+            };
+            let acl = config.acl;
+            Session::from_fd(filesystem, device, acl, config).map_err(unmounted)?
+        }
+        None => {
+            config.mount_options = options(settings);
+            Session::new(filesystem, mountpoint, &config)?
+        }
+    };
+    let session = session.spawn()?;
+    set_read_ahead(mountpoint);
+    Ok(session)
+}
+
+/// What fusermount3 is told.
+fn options(settings: &MountSettings) -> Vec<MountOption> {
+    let mut options = vec![
+        MountOption::FSName(device_name(settings)),
         MountOption::Subtype("svol".into()),
         MountOption::RO,
         MountOption::NoSuid,
@@ -256,17 +291,53 @@ pub fn mount(
         MountOption::DefaultPermissions,
     ];
     if settings.noexec {
-        config.mount_options.push(MountOption::NoExec);
+        options.push(MountOption::NoExec);
     }
-    config.acl = if settings.allow_other {
-        SessionACL::All
-    } else {
-        SessionACL::Owner
-    };
-    config.n_threads = Some(THREADS);
-    let session = Session::new(filesystem, mountpoint, &config)?.spawn()?;
-    set_read_ahead(mountpoint);
-    Ok(session)
+    options
+}
+
+/// What is mounted, as /proc/mounts names it. fusermount3 splits its options at commas.
+fn device_name(settings: &MountSettings) -> String {
+    settings.name.replace([',', '\\', '\n', ' '], "_")
+}
+
+/// Mounts with the system call, which only root may; nothing if we may not.
+///
+/// fuser would do it too, but as the type "fuse", which no tool could tell from others' mounts.
+fn mount_as_root(mountpoint: &Path, settings: &MountSettings) -> io::Result<Option<OwnedFd>> {
+    use std::os::fd::AsRawFd;
+    if !rustix::process::geteuid().is_root() {
+        return Ok(None);
+    }
+    let device = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/fuse")?;
+    let mut data = format!(
+        "fd={},rootmode=40000,user_id=0,group_id=0,default_permissions",
+        device.as_raw_fd()
+    );
+    if settings.allow_other {
+        data.push_str(",allow_other");
+    }
+    let mut flags =
+        MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOATIME;
+    if settings.noexec {
+        flags |= MountFlags::NOEXEC;
+    }
+    let data = std::ffi::CString::new(data)?;
+    match rustix::mount::mount(
+        device_name(settings),
+        mountpoint,
+        FS_TYPE,
+        flags,
+        Some(data.as_c_str()),
+    ) {
+        Ok(()) => Ok(Some(device.into())),
+        // Root of a user namespace, say: fusermount3 may be able to.
+        Err(rustix::io::Errno::PERM) => Ok(None),
+        Err(errno) => Err(errno.into()),
+    }
 }
 
 /// Raises the kernel's read-ahead for the mount, which only root may.
@@ -333,9 +404,10 @@ pub fn end(mountpoint: &Path) {
 
 /// Returns whether one of our mounts is at `mountpoint`.
 pub fn is_ours(mountpoint: &Path) -> io::Result<bool> {
-    Ok(mounts()?
-        .iter()
-        .any(|m| m.mountpoint.as_os_str().as_bytes() == mountpoint.as_os_str().as_bytes() && m.fs_type == FS_TYPE))
+    Ok(mounts()?.iter().any(|m| {
+        m.mountpoint.as_os_str().as_bytes() == mountpoint.as_os_str().as_bytes()
+            && m.fs_type == FS_TYPE
+    }))
 }
 
 #[cfg(test)]

@@ -93,7 +93,11 @@ mod tests {
 
     #[test]
     fn modes_follow_kind_and_umask() {
-        let owner = |umask| Owner { uid: 1, gid: 2, umask };
+        let owner = |umask| Owner {
+            uid: 1,
+            gid: 2,
+            umask,
+        };
         let mut file = Entry::file(Name::new("f").unwrap(), 5, None, Version::weak("1"));
         let dir = Entry::dir(Name::new("d").unwrap());
         let mode = |o: Owner, e: &Entry| o.attr(9, e, Timestamp(0)).mode;
@@ -105,6 +109,9 @@ mod tests {
         file.executable = Some(false);
         assert_eq!(mode(owner(0), &file), 0o444);
         let attr = owner(0).attr(9, &file, Timestamp(7));
-        assert_eq!((attr.size, attr.mtime, attr.uid, attr.gid), (5, Timestamp(7), 1, 2));
+        assert_eq!(
+            (attr.size, attr.mtime, attr.uid, attr.gid),
+            (5, Timestamp(7), 1, 2)
+        );
     }
 }

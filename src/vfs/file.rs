@@ -7,9 +7,12 @@ use super::error::{Error, Result};
 use super::node::Node;
 use crate::entry::Entry;
 use crate::fetch::Remote;
-use crate::fetch::window::Window;
+use crate::fetch::window::{Advice, Window};
 use crate::path::RelPath;
 use crate::source::{self, Source};
+
+/// Objects up to this size are fetched whole by their first read: nothing is ahead of it.
+const SMALL: u64 = 64 << 10;
 
 /// The bytes behind an inode.
 #[derive(Debug)]
@@ -134,16 +137,13 @@ impl Handle {
     }
 
     fn follow(&self, remote: &Arc<Remote>, offset: u64, len: usize) {
-        if len == 0 || remote.size() <= crate::fetch::plan::MAX_REQUEST / 64 {
+        if len == 0 || remote.size() <= SMALL {
             return;
         }
-        let advice = self
-            .window
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .on_read(offset..offset + len as u64, remote.size());
-        if advice != Default::default() {
-            remote.follow(&advice);
+        let window = || self.window.lock().unwrap_or_else(PoisonError::into_inner);
+        let advice = window().on_read(offset..offset + len as u64, remote.size());
+        if advice != Advice::default() && remote.follow(&advice) {
+            window().was_here();
         }
     }
 }
@@ -157,7 +157,7 @@ impl Drop for Handle {
                 .unwrap_or_else(PoisonError::into_inner)
                 .abandon();
             if wasted > 0 {
-                remote.follow(&crate::fetch::window::Advice {
+                remote.follow(&Advice {
                     wasted,
                     ..Default::default()
                 });

@@ -177,7 +177,11 @@ impl Vfs {
 
     fn dir_node(&self, ino: Ino) -> Result<Arc<Node>> {
         let node = self.nodes.get(ino).ok_or(Error::Stale)?;
-        if node.is_dir() { Ok(node) } else { Err(Error::NotDir) }
+        if node.is_dir() {
+            Ok(node)
+        } else {
+            Err(Error::NotDir)
+        }
     }
 
     /// Looks `name` up in a directory, from memory.
@@ -282,7 +286,11 @@ impl Vfs {
             Err(error) => return Some(Err(error)),
         };
         let listing = self.namespace.peek_list(&node.path)?;
-        Some(listing.map(|l| self.opened_dir(node, l)).map_err(Error::from))
+        Some(
+            listing
+                .map(|l| self.opened_dir(node, l))
+                .map_err(Error::from),
+        )
     }
 
     /// Opens a directory.
@@ -366,7 +374,10 @@ impl Vfs {
             let (attr, ttl) = if count && !unsized_file {
                 (self.attr_of(&self.nodes.look_up(ino, path, what)), ttl)
             } else {
-                (self.owner.attr(ino, found.entry, self.epoch), Duration::ZERO)
+                (
+                    self.owner.attr(ino, found.entry, self.epoch),
+                    Duration::ZERO,
+                )
             };
             let entry = DirEntry {
                 next: at as u64 + 3,
@@ -413,7 +424,12 @@ impl Vfs {
 
     /// Takes note of a failed read: what a source says is gone or changed is looked at again.
     fn note_failure(&self, node: &Node, error: &Error) {
-        if let (Error::Source(error), What::Leaf { layer, source_path, .. }) = (error, &node.what)
+        if let (
+            Error::Source(error),
+            What::Leaf {
+                layer, source_path, ..
+            },
+        ) = (error, &node.what)
             && matches!(error.kind(), ErrorKind::Changed | ErrorKind::NotFound)
         {
             self.catalogue(*layer).report_changed(source_path);

@@ -27,7 +27,11 @@ pub(super) enum What {
     /// A directory of the merged tree.
     Dir { entry: Entry },
     /// A file or symbolic link of one layer.
-    Leaf { layer: usize, source_path: RelPath, entry: Entry },
+    Leaf {
+        layer: usize,
+        source_path: RelPath,
+        entry: Entry,
+    },
 }
 
 /// An inode that the kernel may know.
@@ -161,10 +165,7 @@ impl Nodes {
         }
         let mut shard = self.nodes.write(ino);
         if let Some(node) = shard.get(&ino) {
-            let left = node
-                .lookups
-                .load(Ordering::Relaxed)
-                .saturating_sub(count);
+            let left = node.lookups.load(Ordering::Relaxed).saturating_sub(count);
             node.lookups.store(left, Ordering::Relaxed);
             if left == 0 {
                 shard.remove(&ino);
@@ -203,7 +204,10 @@ mod tests {
         assert_eq!(one, leaf_ino(&path, "s", &file("1")));
         assert_ne!(one, leaf_ino(&path, "s", &file("2")));
         assert_ne!(one, leaf_ino(&path, "t", &file("1")));
-        assert_ne!(one, leaf_ino(&RelPath::new("b/f").unwrap(), "s", &file("1")));
+        assert_ne!(
+            one,
+            leaf_ino(&RelPath::new("b/f").unwrap(), "s", &file("1"))
+        );
         assert_eq!(dir_ino(&RelPath::root()), ROOT);
         // Part of the promise that numbers never change between releases.
         assert_eq!(dir_ino(&RelPath::new("a").unwrap()), 0x0);

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use svol_cache::ObjectKey;
 
+use super::Vfs;
 use super::error::{Error, Result};
 use super::file::{Handle, InPlaceFile, OpenFile};
 use super::node::{Ino, Node, What};
-use super::Vfs;
 use crate::entry::{Entry, Kind, Timestamp};
 use crate::fetch::{Counters, Pin, Remote};
 use crate::namespace::{Found, LookupError};
@@ -337,9 +337,21 @@ mod tests {
         let big = 1 << 20;
         let strong = |v: &str| Version::strong(v);
         let weak = |v: &str| Version::weak(v);
-        assert_ne!(key(&entry(big, strong("1"), None)), key(&entry(big, strong("2"), None)));
-        assert_eq!(key(&entry(big, strong("1"), None)), key(&entry(big, strong("1"), Some("x"))));
-        assert_ne!(key(&entry(big, weak("1"), Some("y"))), key(&entry(big, weak("1"), Some("x"))));
-        assert_eq!(key(&entry(9, weak("1"), None)), key(&entry(9, weak("1"), Some("x"))));
+        assert_ne!(
+            key(&entry(big, strong("1"), None)),
+            key(&entry(big, strong("2"), None))
+        );
+        assert_eq!(
+            key(&entry(big, strong("1"), None)),
+            key(&entry(big, strong("1"), Some("x")))
+        );
+        assert_ne!(
+            key(&entry(big, weak("1"), Some("y"))),
+            key(&entry(big, weak("1"), Some("x")))
+        );
+        assert_eq!(
+            key(&entry(9, weak("1"), None)),
+            key(&entry(9, weak("1"), Some("x")))
+        );
     }
 }

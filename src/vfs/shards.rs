@@ -25,12 +25,16 @@ impl<V: Clone> Shards<V> {
 
     /// Returns the shard of `key`, locked for reading.
     pub(super) fn read(&self, key: u64) -> RwLockReadGuard<'_, HashMap<u64, V>> {
-        self.shard(key).read().unwrap_or_else(PoisonError::into_inner)
+        self.shard(key)
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns the shard of `key`, locked for writing.
     pub(super) fn write(&self, key: u64) -> RwLockWriteGuard<'_, HashMap<u64, V>> {
-        self.shard(key).write().unwrap_or_else(PoisonError::into_inner)
+        self.shard(key)
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn get(&self, key: u64) -> Option<V> {
@@ -50,19 +54,5 @@ impl<V: Clone> Shards<V> {
             .iter()
             .map(|s| s.read().unwrap_or_else(PoisonError::into_inner).len())
             .sum()
-    }
-
-    /// Returns all values, a shard at a time.
-    pub(super) fn values(&self) -> Vec<V> {
-        self.shards
-            .iter()
-            .flat_map(|s| {
-                s.read()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .values()
-                    .cloned()
-                    .collect::<Vec<_>>()
-            })
-            .collect()
     }
 }

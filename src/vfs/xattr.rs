@@ -3,11 +3,11 @@
 
 use svol_cache::Hash;
 
+use super::Vfs;
 use super::error::{Error, Result};
 use super::file::OpenFile;
 use super::node::{Ino, Node, What};
 use super::open::{object_key, opened};
-use super::Vfs;
 use crate::entry::Kind;
 
 impl Vfs {
@@ -33,7 +33,10 @@ impl Vfs {
 
     /// Of a directory: all layers' that are merged there, a line each, the last layer first.
     fn source_of(&self, node: &Node) -> Result<String> {
-        if let What::Leaf { layer, source_path, .. } = &node.what {
+        if let What::Leaf {
+            layer, source_path, ..
+        } = &node.what
+        {
             return Ok(self.source(*layer).url(source_path));
         }
         let urls: Vec<String> = self
@@ -66,7 +69,12 @@ impl Vfs {
     }
 
     fn cached(&self, node: &Node) -> Result<String> {
-        let What::Leaf { layer, source_path, entry } = &node.what else {
+        let What::Leaf {
+            layer,
+            source_path,
+            entry,
+        } = &node.what
+        else {
             return Err(Error::NoAttribute);
         };
         let size = entry.size.ok_or(Error::NoAttribute)?;
@@ -86,7 +94,12 @@ impl Vfs {
     }
 
     fn digest(&self, node: &Node) -> Option<Hash> {
-        let What::Leaf { layer, source_path, entry } = &node.what else {
+        let What::Leaf {
+            layer,
+            source_path,
+            entry,
+        } = &node.what
+        else {
             return None;
         };
         let size = entry.size?;
