@@ -200,7 +200,10 @@ fn remove(shared: &Shared, disk: &Disk, candidate: &Candidate) -> io::Result<Opt
         }
     };
     let _guard = match candidate.what {
-        What::Blob(hash) => Some(lock_blob(disk, &hash)?),
+        What::Blob(hash) => match lock_blob(disk, &hash)? {
+            None => return Ok(None),
+            guard => guard,
+        },
         _ => None,
     };
     let freed = match remove_alone(&path)? {
