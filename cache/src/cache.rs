@@ -122,13 +122,14 @@ impl Disk {
         let path = self.dir.blob(hash);
         let removed = lock_blob(self, hash).and_then(|_guard| {
             dir::remove(&path)?;
-            dir::remove(&dir::sidecar(&path))
+            dir::remove(&dir::sidecar(&path))?;
+            // Before somebody else can make it anew.
+            Ok(self.index.commit(Change::DropBlob { hash: *hash }))
         });
         match removed {
-            Ok(()) => {
+            Ok(_) => {
                 counters.healed.add(1);
                 tracing::warn!(blob = %hash, reason, "damaged blob dropped");
-                let _ = self.index.commit(Change::DropBlob { hash: *hash });
             }
             Err(error) => self.troubles.note("remove a blob", &error),
         }

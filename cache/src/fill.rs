@@ -342,6 +342,7 @@ fn report(inner: &Inner, disk: &Disk, backing: &Backing) {
     if covered > 0 {
         let change = Change::Measured {
             key: inner.key,
+            size: inner.size,
             bytes: backing.allocated(),
             covered,
         };

@@ -219,13 +219,16 @@ impl Inner {
             }
             match files::open_partial(&disk.dir, &self.key, self.size) {
                 Ok(Opened::Ready(files)) => {
+                    let backing = self.install(disk, files, State::Partial);
                     if row.is_none() {
-                        disk.index.hint(Change::AddPartial {
+                        disk.index.hint(Change::Measured {
                             key: self.key,
                             size: self.size,
+                            bytes: backing.allocated(),
+                            covered: 0,
                         });
                     }
-                    return Some(self.install(disk, files, State::Partial));
+                    return Some(backing);
                 }
                 Ok(Opened::Busy) => moving = true,
                 // A claimer will see to it.
