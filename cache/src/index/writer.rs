@@ -10,6 +10,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use super::{Change, Common, Request, identity, schema};
 use crate::clock::Clock;
 use crate::dir::Dir;
+use crate::failpoint;
 use crate::lock::{self, RangeLock};
 
 /// Changes in one transaction: enough to make its cost disappear in theirs.
@@ -209,6 +210,8 @@ fn write_batch(
         request.change.apply(&transaction, dir, now)?;
     }
     let used = schema::used(&transaction)?;
+    failpoint::pass("index.uncommitted");
     transaction.commit()?;
+    failpoint::pass("index.committed");
     Ok(used)
 }
