@@ -210,7 +210,12 @@ impl Inner {
             let mut moving = false;
             if let Some(blob) = row.and_then(|row| row.blob) {
                 match self.find_blob(disk, &blob) {
-                    Ok(Found::Ready(backing)) => return Some(backing),
+                    Ok(Found::Ready(backing)) => {
+                        if row.is_some_and(|row| row.partial_bytes > 0) {
+                            disk.sealer.enqueue(self);
+                        }
+                        return Some(backing);
+                    }
                     Ok(Found::Again) => moving = true,
                     // It may be on its way from one place to the other.
                     Ok(Found::No) => moving = attempt == 0,
@@ -219,13 +224,16 @@ impl Inner {
             }
             match files::open_partial(&disk.dir, &self.key, self.size) {
                 Ok(Opened::Ready(files)) => {
+                    let backing = self.install(disk, files, State::Partial);
                     if row.is_none() {
-                        disk.index.hint(Change::AddPartial {
+                        disk.index.hint(Change::Measured {
                             key: self.key,
                             size: self.size,
+                            bytes: backing.allocated(),
+                            covered: 0,
                         });
                     }
-                    return Some(self.install(disk, files, State::Partial));
+                    return Some(backing);
                 }
                 Ok(Opened::Busy) => moving = true,
                 // A claimer will see to it.

@@ -1,5 +1,5 @@
 //! Filling, reading, sealing, packing, opening again.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::single_range_in_vec_init)]
 
 mod common;
 

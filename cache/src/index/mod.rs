@@ -207,25 +207,34 @@ impl Common {
     }
 }
 
+/// What the index says of the cache as a whole.
+#[derive(Clone, Copy)]
+pub(crate) struct Summary {
+    pub(crate) used: u64,
+    pub(crate) latest_use: u64,
+}
+
 /// Opens the database for writing, after setting it aside where it is damaged.
-pub(crate) fn open(dir: &Dir) -> Result<Connection, Error> {
-    let path = dir.index();
+pub(crate) fn open(dir: &Dir) -> Result<(Connection, Summary), Error> {
+    let open = || {
+        let connection = schema::open_for_writing(&dir.index())?;
+        let summary = Summary {
+            used: schema::used(&connection)?,
+            latest_use: schema::latest_use(&connection)?,
+        };
+        Ok((connection, summary))
+    };
     let failed = |error: rusqlite::Error| Error::Index(error.to_string());
-    match schema::open_for_writing(&path) {
+    match open() {
         Err(error) if schema::is_damage(&error) => {
             let aside = dir
                 .set_index_aside()
                 .map_err(Error::io("set the damaged index aside"))?;
             tracing::warn!(dir = %aside.display(), %error, "cache index damaged, set aside");
-            schema::open_for_writing(&path).map_err(failed)
+            open().map_err(failed)
         }
         other => other.map_err(failed),
     }
-}
-
-/// Returns what is used according to the index, and the latest use on record.
-pub(crate) fn summary(connection: &Connection) -> rusqlite::Result<(u64, u64)> {
-    Ok((schema::used(connection)?, schema::latest_use(connection)?))
 }
 
 /// Returns which file the path of the index names at the moment.

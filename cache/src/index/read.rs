@@ -179,7 +179,7 @@ impl Index {
                  ORDER BY last_use LIMIT ?2 OFFSET ?1"
             }
             Kind::Blob => {
-                "SELECT hash, bytes, last_use FROM blobs b WHERE pack IS NULL
+                "SELECT hash, bytes, last_use FROM blobs b WHERE bytes > 0
                    AND NOT EXISTS (SELECT 1 FROM pins JOIN objects o ON o.key = pins.key
                                    WHERE o.hash = b.hash)
                  ORDER BY last_use LIMIT ?2 OFFSET ?1"

@@ -25,7 +25,7 @@ CREATE TABLE blobs(
     pack INTEGER, offset INTEGER,
     bytes INTEGER NOT NULL, last_use INTEGER NOT NULL,
     dev INTEGER, ino INTEGER, mtime INTEGER, ctime INTEGER) WITHOUT ROWID;
-CREATE INDEX blobs_by_use ON blobs(last_use) WHERE pack IS NULL;
+CREATE INDEX blobs_by_use ON blobs(last_use) WHERE bytes > 0;
 CREATE INDEX blobs_by_pack ON blobs(pack) WHERE pack IS NOT NULL;
 CREATE TABLE packs(id INTEGER PRIMARY KEY, bytes INTEGER NOT NULL, last_use INTEGER NOT NULL);
 CREATE INDEX packs_by_use ON packs(last_use);
@@ -106,7 +106,7 @@ pub(super) fn latest_use(connection: &Connection) -> rusqlite::Result<u64> {
     connection.query_row(
         "SELECT max(
             coalesce((SELECT last_use FROM objects WHERE bytes > 0 ORDER BY last_use DESC LIMIT 1), 0),
-            coalesce((SELECT last_use FROM blobs WHERE pack IS NULL ORDER BY last_use DESC LIMIT 1), 0),
+            coalesce((SELECT last_use FROM blobs WHERE bytes > 0 ORDER BY last_use DESC LIMIT 1), 0),
             coalesce((SELECT max(last_use) FROM packs), 0))",
         [],
         |row| row.get(0),
