@@ -4,8 +4,8 @@ use std::sync::Mutex as StdMutex;
 
 use super::*;
 use crate::entry::Version;
+use crate::source::ErrorKind;
 use crate::source::memory::MemorySource;
-use crate::source::{Error, ErrorKind};
 
 /// Long enough that nothing expires while a test runs.
 const LONG: Option<Duration> = Some(Duration::from_secs(3600));
@@ -606,18 +606,45 @@ async fn two_processes_share_one_file() {
     assert_eq!((one.lost_writes(), two.lost_writes()), (0, 0));
 }
 
+/// A source that panics once.
+struct Panics(std::sync::atomic::AtomicBool, Arc<MemorySource>);
+
+#[async_trait::async_trait]
+impl Source for Panics {
+    fn identity(&self) -> &str {
+        "panics"
+    }
+
+    fn url(&self, path: &RelPath) -> String {
+        self.1.url(path)
+    }
+
+    async fn list(&self, dir: &RelPath) -> Result<crate::source::Listing> {
+        assert!(self.0.swap(true, Ordering::Relaxed), "told to panic");
+        self.1.list(dir).await
+    }
+
+    async fn stat(&self, path: &RelPath) -> Result<Entry> {
+        self.1.stat(path).await
+    }
+
+    async fn read(
+        &self,
+        path: &RelPath,
+        entry: &Entry,
+        range: std::ops::Range<u64>,
+    ) -> Result<crate::source::Body> {
+        self.1.read(path, entry, range).await
+    }
+}
+
 #[tokio::test]
-async fn a_lost_flight_is_started_again() {
-    let source = MemorySource::new("a");
-    source.put("f", "1");
-    let catalogue = catalogue(&Db::volatile(), &source, LONG);
-    // What a panic in a source leaves behind.
-    let (sender, answer) = flight::Answer::<flight::Landed>::new();
-    drop(sender);
-    assert!(answer.is_lost());
-    let error: Error = answer.get().await.err().unwrap();
-    assert_eq!(error.kind(), ErrorKind::Interrupted);
-    assert!(catalogue.dir(&RelPath::root()).await.is_ok());
+async fn a_flight_that_panics_wedges_nobody() {
+    let source = Arc::new(Panics(Default::default(), MemorySource::new("a")));
+    let catalogue = Catalogue::new(Db::volatile(), source, Policy::default());
+    let root = RelPath::root();
+    assert_eq!(kind(catalogue.dir(&root).await), ErrorKind::Interrupted);
+    assert!(catalogue.dir(&root).await.is_ok());
 }
 
 #[tokio::test]
