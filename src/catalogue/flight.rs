@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use super::db::{Op, Stored};
 use super::directory::{Changes, Directory, order};
 use super::{BACKOFF_MAX, BACKOFF_MIN, Catalogue, ERROR_MEMORY, State, bump};
-use crate::entry::Timestamp;
+use crate::entry::{Kind, Timestamp};
 use crate::path::{Name, RelPath};
 use crate::source::{Error, ErrorKind, Listing, Result};
 
@@ -537,6 +537,8 @@ impl Catalogue {
         let mut state = self.state();
         state.land(dir, id);
         let known = self.recall(dir).or(base);
+        // The parent may have been listed in the meantime, without this directory.
+        let known = known.filter(|_| !self.is_unlisted(dir));
         if known.is_none() && error.kind() == ErrorKind::Unreachable {
             state.outage = Some((now, error.clone()));
         }
@@ -559,6 +561,7 @@ impl Catalogue {
             blind: known.is_none(),
         });
         let Some(known) = known else {
+            self.unremember(dir);
             return Err(error);
         };
         bump(&self.counters.stale_served);
@@ -566,6 +569,19 @@ impl Catalogue {
         let known = Arc::new(known.dated(Some(retry_at), Some(error)));
         self.remember(dir, &known);
         Ok(known)
+    }
+
+    /// Returns whether the parent's listing in memory is trusted and has no such directory.
+    fn is_unlisted(&self, dir: &RelPath) -> bool {
+        let (Some(parent), Some(name)) = (dir.parent(), dir.file_name()) else {
+            return false;
+        };
+        self.peek(&parent).is_some_and(|parent| {
+            parent.stale().is_none()
+                && parent
+                    .get(name.as_str())
+                    .is_none_or(|entry| entry.kind != Kind::Dir)
+        })
     }
 
     /// The source clearly says that the directory is not there.
@@ -654,14 +670,17 @@ impl Catalogue {
         }
     }
 
-    /// As [`Catalogue::invalidate`], and asks again even if the source has just failed.
-    pub(super) fn insist(&self, dir: &RelPath) {
-        self.invalidate(dir);
+    /// Asks again for `dir`, and if `recursive` for all below it, even if that has just failed.
+    pub(super) fn forgive(&self, dir: &RelPath, recursive: bool) {
         let mut state = self.state();
         state.outage = None;
-        if let Some(control) = state.controls.get_mut(dir)
-            && control.failure.take().is_some()
-        {
+        let mut forgiven = false;
+        for (path, control) in &mut state.controls {
+            if path == dir || (recursive && path.strip_prefix(dir).is_some()) {
+                forgiven |= control.failure.take().is_some();
+            }
+        }
+        if forgiven {
             self.changes.fetch_add(1, Ordering::Release);
         }
     }

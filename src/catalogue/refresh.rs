@@ -75,8 +75,9 @@ impl Catalogue {
             dirs.sort_unstable();
         }
         for dir in &dirs {
-            self.insist(dir);
+            self.invalidate(dir);
         }
+        self.forgive(dir, recursive);
         if recursive && let Some(source) = self.row {
             let marked = self
                 .db
