@@ -241,15 +241,12 @@ pub fn no_env() -> Env {
     Env::from_pairs(std::iter::empty::<(String, String)>())
 }
 
-/// A new client each time: connections belong to the runtime of the test that made them.
+/// A client for each thread: connections belong to the runtime of the test that made them.
 fn client() -> reqwest::Client {
     thread_local! {
         static CLIENT: reqwest::Client = {
             svol::tls::install();
-            reqwest::Client::builder()
-                .pool_max_idle_per_host(0)
-                .build()
-                .unwrap()
+            reqwest::Client::new()
         };
     }
     CLIENT.with(Clone::clone)
