@@ -445,6 +445,7 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
+    use crate::entry::Kind;
 
     fn path(text: &str) -> RelPath {
         RelPath::new(text).unwrap()

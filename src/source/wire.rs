@@ -121,6 +121,9 @@ pub(crate) fn no_reply(error: reqwest::Error) -> Error {
         ErrorKind::Invalid
     } else if source().any(is_bad_http) {
         ErrorKind::Lied
+    } else if !error.is_connect() {
+        // The connection was made, perhaps long ago, and broke: not yet a sign of an outage.
+        ErrorKind::Interrupted
     } else {
         // Refused, reset, closed before a reply, unknown host.
         ErrorKind::Unreachable
@@ -298,6 +301,15 @@ pub(crate) async fn read_error_page(response: Response) -> String {
         }
     }
     String::from_utf8_lossy(&page).into_owned()
+}
+
+/// Reads what is left of a reply that is not wanted, if that is little, so that its connection
+/// serves again. One that is dropped half read is closed, and the next request may still be given
+/// to it.
+pub(crate) async fn discard(response: Response) {
+    if content_length(response.headers()).is_some_and(|n| n <= ERROR_PAGE as u64) {
+        read_error_page(response).await;
+    }
 }
 
 #[cfg(test)]
