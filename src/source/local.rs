@@ -142,7 +142,13 @@ impl Place {
                 continue;
             }
             match Name::from_bytes(raw) {
-                Ok(name) => self.add(&spot, &fd, name, &mut listing)?,
+                Ok(name) => match self.add(&spot, &fd, name.clone(), &mut listing) {
+                    // Such as a dead mount, which must not take its neighbours along.
+                    Err(_) if found.file_type() == FileType::Directory => {
+                        listing.push(Entry::dir(name));
+                    }
+                    other => other?,
+                },
                 Err(why) => listing.hide(why.into(), &String::from_utf8_lossy(raw)),
             }
         }

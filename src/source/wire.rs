@@ -105,13 +105,7 @@ pub(crate) fn no_reply(error: reqwest::Error) -> Error {
     if let Some(refused) = source().find_map(|e| e.downcast_ref::<Refused>()) {
         return Error::new(ErrorKind::Invalid, refused.to_string());
     }
-    let tls = |e: &(dyn std::error::Error + 'static)| {
-        e.downcast_ref::<rustls::Error>().is_some()
-            || e.downcast_ref::<std::io::Error>()
-                .and_then(|io| io.get_ref())
-                .is_some_and(|inner| inner.is::<rustls::Error>())
-    };
-    if source().any(tls) {
+    if source().any(is_tls) {
         let hint = "check the server's certificate, or name its authority as CA bundle";
         return Error::new(ErrorKind::Invalid, format!("{message} ({hint})"));
     }
@@ -129,6 +123,14 @@ pub(crate) fn no_reply(error: reqwest::Error) -> Error {
         ErrorKind::Unreachable
     };
     Error::new(kind, message)
+}
+
+fn is_tls(error: &(dyn std::error::Error + 'static)) -> bool {
+    // An I/O error does not count what it wraps among its sources.
+    let wrapped = error
+        .downcast_ref::<std::io::Error>()
+        .and_then(|e| e.get_ref());
+    error.is::<rustls::Error>() || wrapped.is_some_and(|inner| is_tls(inner))
 }
 
 fn is_bad_http(error: &(dyn std::error::Error + 'static)) -> bool {

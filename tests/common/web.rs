@@ -16,10 +16,13 @@ pub const PASSWORD: &str = "web-hunter2";
 
 /// A running nginx. One directory is served in several ways, by the first part of the path:
 /// `html` and `json` (index pages), `noranges`, `auth` (as html, with a password), `plain` (no
-/// index), `odd` (a page that is no listing, with status 200, for everything).
+/// index), `odd` (a page that is no listing, with status 200, for everything), `down` (a redirect to
+/// http).
 pub struct TestNginx {
     /// Its URL, without a slash at its end.
     pub url: String,
+    /// The same over TLS, by a certificate that only [`TestNginx::ca`] vouches for.
+    pub https: String,
     /// The directory that it serves.
     pub root: PathBuf,
     server: Server,
@@ -38,11 +41,12 @@ impl TestNginx {
 
     fn try_start() -> Option<TestNginx> {
         let dir = server_dir("nginx");
-        let [port] = free_ports();
+        let [port, tls_port] = free_ports();
         let root = dir.join("root");
         std::fs::create_dir(&root).unwrap();
         std::fs::write(dir.join("users"), format!("{USER}:{{PLAIN}}{PASSWORD}\n")).unwrap();
-        std::fs::write(dir.join("nginx.conf"), config(&dir, port)).unwrap();
+        std::fs::write(dir.join("nginx.conf"), config(&dir, port, tls_port)).unwrap();
+        certificate(&dir);
         let mut command = Command::new(program("nginx"));
         command.arg("-e").arg(dir.join("errors"));
         command.arg("-c").arg(dir.join("nginx.conf"));
@@ -54,9 +58,15 @@ impl TestNginx {
         }
         Some(TestNginx {
             url: format!("http://127.0.0.1:{port}"),
+            https: format!("https://127.0.0.1:{tls_port}"),
             root,
             server,
         })
+    }
+
+    /// Returns the file of the certificate that `https` shows.
+    pub fn ca(&self) -> PathBuf {
+        self.server.dir().join("cert.pem")
     }
 
     /// Stops the server; connections are then refused.
@@ -70,7 +80,34 @@ impl TestNginx {
     }
 }
 
-fn config(dir: &Path, port: u16) -> String {
+/// Makes a certificate for 127.0.0.1 that signs itself.
+fn certificate(dir: &Path) {
+    let made = Command::new(program("openssl"))
+        .current_dir(dir)
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+        ])
+        .args(["-nodes", "-days", "2", "-subj", "/CN=test", "-addext"])
+        .args([
+            "subjectAltName=IP:127.0.0.1",
+            "-addext",
+            "basicConstraints=critical,CA:FALSE",
+            "-keyout",
+            "key.pem",
+            "-out",
+            "cert.pem",
+        ])
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "openssl: {made:?}");
+}
+
+fn config(dir: &Path, port: u16, tls_port: u16) -> String {
     let dir = dir.display();
     // As root, nginx would serve as a user who cannot read our directories.
     let user = match rustix::process::getuid().is_root() {
@@ -95,6 +132,9 @@ http {{
     sendfile on;
     server {{
         listen 127.0.0.1:{port};
+        listen 127.0.0.1:{tls_port} ssl;
+        ssl_certificate {dir}/cert.pem;
+        ssl_certificate_key {dir}/key.pem;
         location /html/ {{ alias {dir}/root/; autoindex on; }}
         location /json/ {{ alias {dir}/root/; autoindex on; autoindex_format json; }}
         location /noranges/ {{ alias {dir}/root/; autoindex on; max_ranges 0; }}
@@ -105,6 +145,7 @@ http {{
             auth_basic "tests";
             auth_basic_user_file {dir}/users;
         }}
+        location /down/ {{ return 302 http://127.0.0.1:{port}/html/; }}
         location /odd/ {{
             default_type text/html;
             return 200 "<html><body>We will be <a href=back.html>back</a> soon.</body></html>";

@@ -193,7 +193,9 @@ impl S3Source {
     /// whose prefix turns from one into the other is another source.
     async fn is_single(&self) -> Result<bool> {
         let probe = || async {
-            if !self.pages(&format!("{}/", self.prefix)).await?.nothing {
+            let below = format!("{}/", self.prefix);
+            let query = [("list-type", "2"), ("max-keys", "1"), ("prefix", &below)];
+            if self.page(&query).await?.len() > 0 {
                 return Ok(false);
             }
             Ok(self.head(&self.prefix).await?.is_some())
