@@ -107,7 +107,12 @@ impl Harness {
 
     pub async fn step(&mut self, step: &Step) -> Check {
         match step {
-            Step::Put { layer, path, size, weak } => {
+            Step::Put {
+                layer,
+                path,
+                size,
+                weak,
+            } => {
                 let origin = self.origin(*layer);
                 // Where nothing but a size tells versions apart, only what comes in one reply
                 // cannot be mixed.
@@ -124,7 +129,11 @@ impl Harness {
                 self.origin(*layer).mkdir(path);
                 self.clean = false;
             }
-            Step::Link { layer, path, outward } => {
+            Step::Link {
+                layer,
+                path,
+                outward,
+            } => {
                 let target = if *outward { "../../../../../etc" } else { "a" };
                 self.origin(*layer).link(path, target);
                 self.clean = false;
@@ -215,7 +224,10 @@ impl Harness {
             self.forget(ino)?;
         }
         let in_use = self.vfs().in_use();
-        ensure!(in_use == (0, 0), "{in_use:?} inodes and handles are left over");
+        ensure!(
+            in_use == (0, 0),
+            "{in_use:?} inodes and handles are left over"
+        );
 
         self.remount(false).await;
         for layer in 0..self.origins.len() {
@@ -226,7 +238,11 @@ impl Harness {
         self.read_all().await?;
         let after: u64 = self.origins.iter().map(Origin::requests).sum();
         if self.refresh.is_none() {
-            ensure!(before == after, "{} requests after a remount", after - before);
+            ensure!(
+                before == after,
+                "{} requests after a remount",
+                after - before
+            );
         }
         self.mounted.take().unwrap().close().await;
         Ok(())
@@ -275,7 +291,10 @@ impl Harness {
         if self.origins.iter().any(|o| o.down.is_some()) {
             return Ok(());
         }
-        ensure!(report.failed == 0, "a refresh failed with all up: {report:?}");
+        ensure!(
+            report.failed == 0,
+            "a refresh failed with all up: {report:?}"
+        );
         self.clean = true;
         for origin in &mut self.origins {
             // Who asks for a refresh wants to know how it is now.
@@ -302,12 +321,20 @@ impl Harness {
         let mut all = Vec::new();
         if self.clean {
             let heard = self.truth();
-            all.push(ask(&Oracle { grafts: &grafts, heard: &heard, doubt_gone: &sure }));
+            all.push(ask(&Oracle {
+                grafts: &grafts,
+                heard: &heard,
+                doubt_gone: &sure,
+            }));
             return all;
         }
         for heard in [before, &after] {
             for doubt_gone in [&sure, &doubt] {
-                all.push(ask(&Oracle { grafts: &grafts, heard, doubt_gone }));
+                all.push(ask(&Oracle {
+                    grafts: &grafts,
+                    heard,
+                    doubt_gone,
+                }));
             }
         }
         all
@@ -315,7 +342,9 @@ impl Harness {
 
     /// Whether `error` is of a kind that a source has been failing with.
     fn excused(&self, error: &Error) -> bool {
-        let Error::Source(error) = error else { return false };
+        let Error::Source(error) = error else {
+            return false;
+        };
         self.origins.iter().any(|origin| match origin.down {
             Some(kind) => kind == error.kind(),
             None => origin.may_fail(),
@@ -338,7 +367,10 @@ impl Harness {
         let expected = self.expect(&before, |oracle| oracle.lookup(dir, name));
         let attr = match &answer {
             Err(Error::Absent) => {
-                ensure!(expected.contains(&Expect::Absent), "{path} is absent, not {expected:?}");
+                ensure!(
+                    expected.contains(&Expect::Absent),
+                    "{path} is absent, not {expected:?}"
+                );
                 return Ok(None);
             }
             Err(error) => {
@@ -348,7 +380,9 @@ impl Harness {
                 };
                 ensure!(
                     self.excused(error)
-                        && expected.iter().any(|e| *e == Expect::Failed || unsized_file(e)),
+                        && expected
+                            .iter()
+                            .any(|e| *e == Expect::Failed || unsized_file(e)),
                     "{path}: {error}, not {expected:?}"
                 );
                 return Ok(None);
@@ -392,23 +426,41 @@ impl Harness {
             return Ok(None);
         };
         let said = self.vfs().xattr(attr.ino, "user.svol.version");
-        ensure!(said.as_ref().ok() == Some(&token), "version {said:?}, not {token}");
+        ensure!(
+            said.as_ref().ok() == Some(&token),
+            "version {said:?}, not {token}"
+        );
         let url = self.vfs().xattr(attr.ino, "user.svol.source").unwrap();
         let want = format!("memory:layer{layer}/{inside}");
         ensure!(url == want, "from {url}, not {want}");
         let object = (layer, inside.clone(), token);
-        let number = self.numbers.entry((path.to_owned(), object.clone())).or_insert(attr.ino);
+        let number = self
+            .numbers
+            .entry((path.to_owned(), object.clone()))
+            .or_insert(attr.ino);
         ensure!(*number == attr.ino, "inode {} and was {number}", attr.ino);
-        let others = self.numbers.iter().filter(|(_, ino)| **ino == attr.ino).count();
+        let others = self
+            .numbers
+            .iter()
+            .filter(|(_, ino)| **ino == attr.ino)
+            .count();
         ensure!(others == 1, "inode {} is {others} files", attr.ino);
         if row.what == What::Link {
             let target = self.vfs().readlink(attr.ino).unwrap();
-            ensure!(*target == *row.target, "leads to {target}, not {}", row.target);
+            ensure!(
+                *target == *row.target,
+                "leads to {target}, not {}",
+                row.target
+            );
             return Ok(None);
         }
         let size = self.size_of(&object);
         ensure!(attr.size == size, "{} bytes, not {size}", attr.size);
-        Ok(Some(Held { ino: attr.ino, path: path.to_owned(), object }))
+        Ok(Some(Held {
+            ino: attr.ino,
+            path: path.to_owned(),
+            object,
+        }))
     }
 
     /// Looks up a path component by component; returns what is there.
@@ -452,7 +504,10 @@ impl Harness {
                 Ok(Some(opened.handle))
             }
             Err(Error::Absent) => {
-                ensure!(expected.contains(&ExpectList::Absent), "{path} is gone: {expected:?}");
+                ensure!(
+                    expected.contains(&ExpectList::Absent),
+                    "{path} is gone: {expected:?}"
+                );
                 Ok(None)
             }
             Err(error) => {
@@ -509,7 +564,9 @@ impl Harness {
     }
 
     fn same_names(&self, got: &[(String, Attr)], expected: &ExpectList) -> bool {
-        let ExpectList::Names(want) = expected else { return false };
+        let ExpectList::Names(want) = expected else {
+            return false;
+        };
         let kind = |what| match what {
             What::Dir => Kind::Dir,
             What::File => Kind::File,
@@ -523,9 +580,13 @@ impl Harness {
     }
 
     async fn list(&mut self, path: &str, chunk: usize, count: bool) -> Check {
-        let Some(ino) = self.dir_ino(path).await? else { return Ok(()) };
+        let Some(ino) = self.dir_ino(path).await? else {
+            return Ok(());
+        };
         let before = self.heard();
-        let Some(handle) = self.opendir(ino, path).await? else { return Ok(()) };
+        let Some(handle) = self.opendir(ino, path).await? else {
+            return Ok(());
+        };
         let mut names = Vec::new();
         self.read_names((handle, ino), 0, (chunk, usize::MAX), count, &mut names)?;
         self.vfs().releasedir(handle);
@@ -539,9 +600,13 @@ impl Harness {
     }
 
     async fn slow_list(&mut self, path: &str, taken: usize, layer: usize) -> Check {
-        let Some(ino) = self.dir_ino(path).await? else { return Ok(()) };
+        let Some(ino) = self.dir_ino(path).await? else {
+            return Ok(());
+        };
         let before = self.heard();
-        let Some(handle) = self.opendir(ino, path).await? else { return Ok(()) };
+        let Some(handle) = self.opendir(ino, path).await? else {
+            return Ok(());
+        };
         let expected = self.expect(&before, |oracle| oracle.list(path));
         let mut names = Vec::new();
         let next = self.read_names((handle, ino), 0, (taken, taken), false, &mut names)?;
@@ -580,7 +645,9 @@ impl Harness {
     /// Opens a path as the kernel does: once more with a new lookup where the answer is "stale".
     async fn open(&mut self, path: &str) -> Check {
         for _ in 0..3 {
-            let Some(attr) = self.walk(path).await? else { return Ok(()) };
+            let Some(attr) = self.walk(path).await? else {
+                return Ok(());
+            };
             let held = self.held.iter().find(|h| h.ino == attr.ino).cloned();
             let Some(held) = held.filter(|_| attr.kind == Kind::File) else {
                 return Ok(());
@@ -598,7 +665,9 @@ impl Harness {
     }
 
     async fn open_held(&mut self, inode: usize) -> Check {
-        let Some(held) = pick(&self.held, inode).cloned() else { return Ok(()) };
+        let Some(held) = pick(&self.held, inode).cloned() else {
+            return Ok(());
+        };
         let before = self.heard();
         let told = self.told.contains(&held.ino);
         let answer = self.try_open(held.ino).await?;
@@ -607,7 +676,9 @@ impl Harness {
             Expect::Found { layer, path, row } => {
                 let same = *layer == held.object.0 && *path == held.object.1;
                 // A size that is not known says nothing of the version.
-                row.token.as_ref().map(|token| same && *token == held.object.2)
+                row.token
+                    .as_ref()
+                    .map(|token| same && *token == held.object.2)
             }
             Expect::Failed => Some(true),
             Expect::Lead | Expect::Absent => Some(false),
@@ -740,7 +811,9 @@ impl Harness {
         let reading = tokio::spawn(async move { vfs.read(number, ino, 0, len).await });
         tokio::time::sleep(Duration::from_micros(after * 400)).await;
         self.overwrite(object.0, &object.1, &object.2);
-        let answer = waits(reading).await?.map_err(|e| format!("a read panicked: {e}"))?;
+        let answer = waits(reading)
+            .await?
+            .map_err(|e| format!("a read panicked: {e}"))?;
         source.set_delay(Duration::ZERO);
         let there = self.at_origin(&object);
         self.compare(handle, 0, len, answer, there)?;
@@ -753,16 +826,27 @@ impl Harness {
         self.held.retain(|held| held.ino != ino);
         self.told.remove(&ino);
         let known = ino != ROOT && self.vfs().attr(ino).is_ok();
-        ensure!(!known, "inode {ino} is known although it was forgotten {count} times");
+        ensure!(
+            !known,
+            "inode {ino} is known although it was forgotten {count} times"
+        );
         Ok(())
     }
 
     /// All directories that the model knows of now.
     fn known_dirs(&self) -> Vec<String> {
-        let heard = if self.clean { self.truth() } else { self.heard() };
+        let heard = if self.clean {
+            self.truth()
+        } else {
+            self.heard()
+        };
         let grafts: Vec<String> = self.origins.iter().map(|o| o.graft.clone()).collect();
         let doubt_gone = vec![false; grafts.len()];
-        let oracle = Oracle { grafts: &grafts, heard: &heard, doubt_gone: &doubt_gone };
+        let oracle = Oracle {
+            grafts: &grafts,
+            heard: &heard,
+            doubt_gone: &doubt_gone,
+        };
         oracle.dirs()
     }
 
@@ -772,7 +856,10 @@ impl Harness {
             .origins
             .iter()
             .flat_map(|origin| {
-                let files = origin.tree.iter().filter(|(_, i)| matches!(i, Item::File(_)));
+                let files = origin
+                    .tree
+                    .iter()
+                    .filter(|(_, i)| matches!(i, Item::File(_)));
                 files.map(|(path, _)| match origin.graft.as_str() {
                     "" => path.clone(),
                     graft => join(graft, path),
@@ -786,7 +873,9 @@ impl Harness {
     async fn check_all(&mut self) -> Check {
         for dir in self.known_dirs() {
             self.list(&dir, usize::MAX, true).await?;
-            let Some(ino) = self.dir_ino(&dir).await? else { continue };
+            let Some(ino) = self.dir_ino(&dir).await? else {
+                continue;
+            };
             for name in ["a", "b", "c", "g", "h", "0", "absent"] {
                 self.lookup(ino, &dir, name).await?;
             }
@@ -800,7 +889,11 @@ impl Harness {
         let truth = self.truth();
         let grafts: Vec<String> = self.origins.iter().map(|o| o.graft.clone()).collect();
         let doubt_gone = vec![false; grafts.len()];
-        let oracle = Oracle { grafts: &grafts, heard: &truth, doubt_gone: &doubt_gone };
+        let oracle = Oracle {
+            grafts: &grafts,
+            heard: &truth,
+            doubt_gone: &doubt_gone,
+        };
         for dir in oracle.dirs() {
             if let ExpectList::Names(names) = oracle.list(&dir) {
                 let shown = names.iter().filter(|(_, (what, _))| *what == What::File);
@@ -811,7 +904,9 @@ impl Harness {
             let open = self.handles.len();
             self.open(&path).await?;
             ensure!(self.handles.len() == open + 1, "{path} does not open");
-            let Some(handle) = self.handles.pop() else { continue };
+            let Some(handle) = self.handles.pop() else {
+                continue;
+            };
             let size = self.size_of(&handle.held.object);
             let mut at = 0;
             while at < size {

@@ -32,31 +32,91 @@ pub(crate) struct Shape {
 /// A step. Numbers choose among what there is, modulo how many there are.
 #[derive(Debug, Clone)]
 pub(crate) enum Step {
-    Put { layer: usize, path: String, size: usize, weak: bool },
-    Overwrite { layer: usize, file: usize },
-    Mkdir { layer: usize, path: String },
-    Link { layer: usize, path: String, outward: bool },
-    Remove { layer: usize, path: String },
-    RemoveKnown { layer: usize, file: usize },
-    Refresh { path: String, recursive: bool },
+    Put {
+        layer: usize,
+        path: String,
+        size: usize,
+        weak: bool,
+    },
+    Overwrite {
+        layer: usize,
+        file: usize,
+    },
+    Mkdir {
+        layer: usize,
+        path: String,
+    },
+    Link {
+        layer: usize,
+        path: String,
+        outward: bool,
+    },
+    Remove {
+        layer: usize,
+        path: String,
+    },
+    RemoveKnown {
+        layer: usize,
+        file: usize,
+    },
+    Refresh {
+        path: String,
+        recursive: bool,
+    },
     RefreshAll,
-    Lookup { path: String },
-    List { path: String, chunk: usize, count: bool },
+    Lookup {
+        path: String,
+    },
+    List {
+        path: String,
+        chunk: usize,
+        count: bool,
+    },
     /// Lists `taken` names, lets a file of the directory come and go, and lists the rest.
-    SlowList { path: String, taken: usize, layer: usize },
-    Open { path: String },
-    OpenKnown { file: usize },
+    SlowList {
+        path: String,
+        taken: usize,
+        layer: usize,
+    },
+    Open {
+        path: String,
+    },
+    OpenKnown {
+        file: usize,
+    },
     /// Opens an inode that was looked up some time ago.
-    OpenHeld { inode: usize },
-    Read { handle: usize, at: u32, len: usize },
-    ReadWhole { handle: usize },
+    OpenHeld {
+        inode: usize,
+    },
+    Read {
+        handle: usize,
+        at: u32,
+        len: usize,
+    },
+    ReadWhole {
+        handle: usize,
+    },
     /// Overwrites the file while all of it is being read.
-    ReadWhileOverwritten { handle: usize, after: u64 },
-    Close { handle: usize },
-    Forget { inode: usize },
-    Remount { beside: bool },
-    Down { layer: usize, kind: ErrorKind },
-    Up { layer: usize },
+    ReadWhileOverwritten {
+        handle: usize,
+        after: u64,
+    },
+    Close {
+        handle: usize,
+    },
+    Forget {
+        inode: usize,
+    },
+    Remount {
+        beside: bool,
+    },
+    Down {
+        layer: usize,
+        kind: ErrorKind,
+    },
+    Up {
+        layer: usize,
+    },
     Walk,
 }
 

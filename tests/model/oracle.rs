@@ -161,7 +161,11 @@ impl Oracle<'_> {
                 }
             }
         }
-        if failed { Expect::Failed } else { Expect::Absent }
+        if failed {
+            Expect::Failed
+        } else {
+            Expect::Absent
+        }
     }
 
     /// What is at `path`, component by component.

@@ -197,13 +197,18 @@ impl Origin {
     }
 
     fn cut(&mut self, path: &str) {
-        self.tree.retain(|at, _| at != path && below(path, at).is_none());
+        self.tree
+            .retain(|at, _| at != path && below(path, at).is_none());
     }
 
     pub fn put(&mut self, path: &str, len: usize, weak: bool) {
         let mut token = String::new();
         self.place(path, |revision| {
-            token = if weak { format!("w{revision}") } else { format!("v{revision}") };
+            token = if weak {
+                format!("w{revision}")
+            } else {
+                format!("v{revision}")
+            };
             Item::File(token.clone())
         });
         let seed = blake3::hash(format!("{} {token}", self.source.identity()).as_bytes());
@@ -222,7 +227,9 @@ impl Origin {
     }
 
     pub fn link(&mut self, path: &str, target: &str) {
-        self.place(path, |revision| Item::Link(format!("v{revision}"), target.into()));
+        self.place(path, |revision| {
+            Item::Link(format!("v{revision}"), target.into())
+        });
         self.source.symlink(path, target);
     }
 
@@ -334,7 +341,11 @@ impl Mounted {
                 deadline: Duration::from_secs(10),
             })
             .collect();
-        let owner = Owner { uid: 1000, gid: 1000, umask: 0o022 };
+        let owner = Owner {
+            uid: 1000,
+            gid: 1000,
+            umask: 0o022,
+        };
         let vfs = Vfs::new(
             Arc::new(Namespace::new(layers)),
             cache.clone(),
@@ -343,7 +354,11 @@ impl Mounted {
             policies,
             owner,
         );
-        Mounted { vfs: Arc::new(vfs), cache, db }
+        Mounted {
+            vfs: Arc::new(vfs),
+            cache,
+            db,
+        }
     }
 
     /// Writes down what the next mount is to know.
@@ -360,4 +375,3 @@ impl Mounted {
         cache.close().await;
     }
 }
-
