@@ -45,7 +45,17 @@ impl Catalogue {
                 validator: Some(validator),
                 ..entry.clone()
             },
-            Same::No => now,
+            Same::No => {
+                let current = self.recall(&dir).and_then(|dir| {
+                    let entry = dir.get(name.as_str())?;
+                    Some(entry.version == now.version)
+                });
+                if current != Some(true) {
+                    // The directory was not in memory, and what SQLite holds is the old version.
+                    self.invalidate(&dir);
+                }
+                now
+            }
         })
     }
 

@@ -67,6 +67,9 @@ pub struct Layer {
     pub filter: Filter,
     /// Whether a directory fails when this layer cannot list its part of it.
     pub required: bool,
+    /// Whether content that is known to be stale is refused rather than served. The merge itself
+    /// does not look at this; those who open files do.
+    pub strict: bool,
     /// Whether symbolic links are shown that may lead out of the volume.
     pub outward_links: bool,
 }
@@ -80,6 +83,7 @@ impl Layer {
             graft: RelPath::root(),
             filter: Filter::default(),
             required: false,
+            strict: false,
             outward_links: false,
         }
     }
@@ -99,6 +103,8 @@ pub struct Found {
     pub fresh_for: Duration,
     /// Whether a later layer could not be asked and may hide this.
     pub degraded: bool,
+    /// Whether the listing that names this is older than it should be.
+    pub stale: bool,
 }
 
 /// Why a name or directory of the volume is not returned.
@@ -346,6 +352,7 @@ impl Namespace {
             path: RelPath::root(),
             fresh_for: FOREVER,
             degraded: false,
+            stale: false,
         })
     }
 
