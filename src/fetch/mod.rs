@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
+mod claims;
 mod flight;
 pub mod plan;
 mod remote;

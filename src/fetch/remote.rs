@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use svol_cache::{Fill, Object};
+use svol_cache::Object;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::debug;
 
+use super::claims::Claims;
 use super::flight::Flight;
 use super::window::Advice;
 use super::{Counters, Fetcher, add, plan};
@@ -273,21 +274,19 @@ impl Remote {
     }
 
     /// Fetches `range`, after whoever else fetches some of it in another process.
-    async fn carry(self: &Arc<Self>, range: Range<u64>) -> Result<()> {
+    async fn carry(self: &Arc<Self>, mut range: Range<u64>) -> Result<()> {
         let deadline = Instant::now() + self.deadline;
         let mut pause = POLL.0;
         loop {
-            let missing = self.object.missing(range.clone());
-            let Some((first, last)) = missing.first().zip(missing.last()) else {
+            if let Some(claims) = Claims::some(&self.object, range.clone()) {
+                // Not looked at again: what could not be kept would be fetched for ever.
+                range.start = claims.range().end;
+                self.stream(claims, deadline).await?;
+                pause = POLL.0;
+                continue;
+            }
+            if self.object.missing(range.clone()).is_empty() {
                 return Ok(());
-            };
-            let span = first.start..last.end;
-            if let Some(fill) = self.object.try_claim(span.clone()) {
-                // It may have landed between the look and the claim.
-                if self.object.missing(span).is_empty() {
-                    return Ok(());
-                }
-                return self.stream(fill, deadline).await;
             }
             if Instant::now() >= deadline {
                 return Err(Error::new(
@@ -305,9 +304,9 @@ impl Remote {
     }
 
     /// Streams the claimed range into the cache, taking up broken bodies where they ended.
-    async fn stream(self: &Arc<Self>, fill: Fill, deadline: Instant) -> Result<()> {
-        let mut range = fill.range();
-        let mut fill = Some(fill);
+    async fn stream(self: &Arc<Self>, claims: Claims, deadline: Instant) -> Result<()> {
+        let mut range = claims.range();
+        let mut claims = Some(claims);
         let mut resumes = 0;
         loop {
             let body = self
@@ -327,19 +326,19 @@ impl Remote {
                     )));
                 }
                 self.whole_only.store(true, Ordering::Relaxed);
-                drop(fill.take());
-                fill = Some(self.claim_whole(deadline).await?);
-                if self.object.missing(range).is_empty() {
+                drop(claims.take());
+                let Some(all) = self.claim_whole(deadline).await? else {
                     return Ok(());
-                }
+                };
+                claims = Some(all);
                 range = whole;
             }
-            let Some(filling) = fill.take() else {
+            let Some(filling) = claims.take() else {
                 return Err(Error::lied("a fetch lost its claim"));
             };
             match self.pour(body.checked().stream, filling).await {
                 Ok(()) => return Ok(()),
-                Err((error, filling, written)) => {
+                Err((error, rest, written)) => {
                     range.start += written;
                     resumes += 1;
                     if !error.kind().is_transient()
@@ -349,8 +348,8 @@ impl Remote {
                         return Err(error);
                     }
                     debug!(url = %self.url(), %error, from = range.start, "taking up a broken body");
-                    fill = filling;
-                    if range.start >= range.end || fill.is_none() {
+                    claims = rest;
+                    if range.start >= range.end || claims.is_none() {
                         return Err(error);
                     }
                 }
@@ -363,10 +362,10 @@ impl Remote {
     async fn pour(
         self: &Arc<Self>,
         mut stream: futures::stream::BoxStream<'static, Result<Bytes>>,
-        fill: Fill,
-    ) -> std::result::Result<(), (Error, Option<Fill>, u64)> {
-        let mut fill = Some(fill);
-        let mut writing: Option<tokio::task::JoinHandle<std::result::Result<Fill, Error>>> = None;
+        claims: Claims,
+    ) -> std::result::Result<(), (Error, Option<Claims>, u64)> {
+        let mut claims = Some(claims);
+        let mut writing: Option<tokio::task::JoinHandle<Result<Claims>>> = None;
         let mut batch: Vec<Bytes> = Vec::new();
         let mut gathered = 0usize;
         let mut written = 0u64;
@@ -396,7 +395,7 @@ impl Remote {
             }
             if let Some(task) = writing.take() {
                 match task.await {
-                    Ok(Ok(back)) => fill = Some(back),
+                    Ok(Ok(back)) => claims = Some(back),
                     Ok(Err(error)) => return Err((error, None, written)),
                     Err(panic) => return Err((Error::lied(panic.to_string()), None, written)),
                 }
@@ -404,7 +403,7 @@ impl Remote {
                 self.landed.notify_waiters();
             }
             if gathered > 0 {
-                let Some(mut filling) = fill.take() else {
+                let Some(mut filling) = claims.take() else {
                     return Err((Error::lied("a fetch lost its claim"), None, written));
                 };
                 let chunks = std::mem::take(&mut batch);
@@ -422,26 +421,23 @@ impl Remote {
                 writing = Some(task);
             } else if let Some(end) = ended {
                 return match end {
-                    Some(error) => Err((error, fill, written)),
-                    None => {
-                        if let Some(fill) = fill {
-                            let done = tokio::task::spawn_blocking(move || fill.finish());
-                            if let Err(panic) = done.await {
-                                return Err((Error::lied(panic.to_string()), None, written));
-                            }
-                        }
-                        Ok(())
-                    }
+                    Some(error) => Err((error, claims, written)),
+                    // Complete: its length was checked, and each claim ended with its last byte.
+                    None => Ok(()),
                 };
             }
         }
     }
 
-    async fn claim_whole(&self, deadline: Instant) -> Result<Fill> {
+    /// Claims all that is missing; nothing if nothing is.
+    async fn claim_whole(&self, deadline: Instant) -> Result<Option<Claims>> {
         let mut pause = POLL.0;
         loop {
-            if let Some(fill) = self.object.try_claim(0..self.size()) {
-                return Ok(fill);
+            if let Some(claims) = Claims::all(&self.object) {
+                return Ok(Some(claims));
+            }
+            if self.object.missing(0..self.size()).is_empty() {
+                return Ok(None);
             }
             if Instant::now() >= deadline {
                 return Err(Error::new(
