@@ -67,9 +67,6 @@ pub struct Layer {
     pub filter: Filter,
     /// Whether a directory fails when this layer cannot list its part of it.
     pub required: bool,
-    /// Whether content that is known to be stale is refused rather than served. The merge itself
-    /// does not look at this; those who open files do.
-    pub strict: bool,
     /// Whether symbolic links are shown that may lead out of the volume.
     pub outward_links: bool,
 }
@@ -83,7 +80,6 @@ impl Layer {
             graft: RelPath::root(),
             filter: Filter::default(),
             required: false,
-            strict: false,
             outward_links: false,
         }
     }
