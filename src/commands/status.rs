@@ -272,7 +272,7 @@ pub fn explain(
             writeln!(out, "{}", path.display())?;
             for layer in answer.as_array().into_iter().flatten() {
                 let text = |key: &str| layer[key].as_str().unwrap_or("").to_owned();
-                let mut line = format!("  {:<16} {}", text("layer"), text("says"));
+                let mut line = format!("  {:<16} {}", text("layer"), said(layer));
                 for key in ["url", "version"] {
                     if !text(key).is_empty() {
                         line += &format!("  {key} {}", text(key));
@@ -283,6 +283,23 @@ pub fn explain(
             Ok(true)
         },
     )
+}
+
+/// Returns a layer's verdict in words; see [`crate::namespace::Verdict`].
+fn said(layer: &Value) -> String {
+    let text = |key: &str| layer[key].as_str().unwrap_or("?");
+    match text("verdict") {
+        "shown" => "shown".into(),
+        "hiddenByLaterLayer" => format!("hidden by layer {}", text("by")),
+        "hiddenByFilter" => "hidden by include or exclude".into(),
+        "hiddenForLeadingOut" => "hidden: a symbolic link that leads out of the volume".into(),
+        "hiddenByGraft" => "hidden: another layer is grafted there".into(),
+        "graftPoint" => "leads to where it is grafted".into(),
+        "absent" => "has nothing there".into(),
+        "failed" => format!("cannot say ({}): {}", text("reason"), text("message")),
+        // Of a daemon that is newer than this command.
+        other => other.into(),
+    }
 }
 
 /// Looks for changes now.
