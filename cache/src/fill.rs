@@ -57,7 +57,8 @@ enum Target {
 impl Fill {
     /// Makes a claim that holds in this process one of all processes. None: somebody has it, or
     /// some of the range is here.
-    pub(crate) fn start(inner: Arc<Inner>, range: Range<u64>) -> Option<Fill> {
+    /// Where it is to be aside, other processes do not count, and the bytes go to memory.
+    pub(crate) fn start(inner: Arc<Inner>, range: Range<u64>, aside: bool) -> Option<Fill> {
         // Made first: from here on, dropping it gives the claim in this process back.
         let mut fill = Fill {
             position: range.start,
@@ -70,7 +71,7 @@ impl Fill {
         let inner = Arc::clone(&fill.inner);
         let disk = inner
             .disk()
-            .filter(|disk| disk.quota.could_keep(inner.size));
+            .filter(|disk| !aside && disk.quota.could_keep(inner.size));
         if let Some(disk) = disk {
             fill.target = if inner.is_small() {
                 claim_small(&inner, disk)?
@@ -346,6 +347,8 @@ fn report(inner: &Inner, disk: &Disk, backing: &Backing) {
             bytes: backing.allocated(),
             covered,
         };
-        disk.index.send(change, None);
+        if !disk.index.send(change, None) {
+            backing.unreported.fetch_add(covered, Ordering::Relaxed);
+        }
     }
 }

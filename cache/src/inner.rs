@@ -21,7 +21,7 @@ use crate::dir;
 use crate::failpoint;
 use crate::files::{self, Files, Identity, Opened};
 use crate::grain::{self, ABSENT, Cv, Runs, SMALL};
-use crate::index::{BlobRow, Change, Place, Seal};
+use crate::index::{BlobRow, Change, ObjectRow, Place, Seal};
 use crate::key::ObjectKey;
 use crate::memory::WHOLE;
 use crate::object::Sealed;
@@ -39,8 +39,9 @@ const CVS_AT_ONCE: usize = 1024;
 /// How often to look for files that are just being moved, with a millisecond between.
 const FIND_TRIES: u32 = 20;
 
-/// The least time between two notes of an object's use, in seconds.
-const USE_RESOLUTION: u64 = 60;
+/// The least time between two notes of an object's use, by whichever process, in seconds. What was
+/// used within ten minutes is equally far from being evicted; finer would cost a write a read.
+const USE_RESOLUTION: u64 = 600;
 
 /// What this process knows of the grains of one file, whichever descriptor it has of it.
 pub(crate) struct Progress {
@@ -161,6 +162,11 @@ impl Inner {
         }
     }
 
+    /// Learns when the object was last used by anybody.
+    fn learn_use(&self, row: &ObjectRow) {
+        self.noted_use.fetch_max(row.last_use, Ordering::Relaxed);
+    }
+
     /// Returns the object's files where this process has them open.
     pub(crate) fn open_files(&self) -> Option<Arc<Backing>> {
         self.slot
@@ -207,6 +213,9 @@ impl Inner {
                 .index
                 .object(&self.key)
                 .filter(|row| row.size == self.size);
+            if let Some(row) = &row {
+                self.learn_use(row);
+            }
             let mut moving = false;
             if let Some(blob) = row.and_then(|row| row.blob) {
                 match self.find_blob(disk, &blob) {
@@ -358,6 +367,7 @@ impl Inner {
         }
         let disk = self.disk()?;
         let row = disk.index.object(&self.key)?;
+        self.learn_use(&row);
         let blob = row.blob.filter(|blob| blob.size == self.size)?;
         let bytes = disk.packs.load(disk, &self.shared.counters, &blob)?;
         memory.insert(&self.key, WHOLE, bytes.clone());

@@ -90,6 +90,12 @@ impl Packs {
             }
             Err(error) => {
                 disk.troubles.note("read a pack", &error);
+                let at_fault = error.kind() == ErrorKind::UnexpectedEof
+                    || error.raw_os_error() == Some(libc::EIO);
+                if !at_fault {
+                    // Too many open files, say: no reason to lose it.
+                    return None;
+                }
                 let _ = disk.index.commit(Change::DropBlob { hash: row.hash });
             }
         }
@@ -161,7 +167,11 @@ impl Packs {
             place,
             covered: if place.is_some() { size } else { 0 },
         };
-        disk.index.send(change, Some(guard));
+        let covered = change.covered();
+        if !disk.index.send(change, Some(guard)) {
+            disk.quota.forget(covered);
+            return false;
+        }
         true
     }
 

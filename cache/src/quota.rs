@@ -91,6 +91,11 @@ impl Quota {
             });
     }
 
+    /// Notes that the index will not be told of `bytes` that were written.
+    pub(crate) fn forget(&self, bytes: u64) {
+        self.reported(self.used.load(Ordering::Relaxed), bytes);
+    }
+
     pub(crate) fn measured_free(&self, free: u64) {
         self.free.store(free, Ordering::Relaxed);
     }

@@ -61,10 +61,20 @@ fn the_least_recently_used_goes_before_the_least_recently_filled() {
         let cache = open(dir.path());
         for number in 0..4 {
             fill_and_drop(&cache, number, BLOCK);
-            std::thread::sleep(std::time::Duration::from_millis(1_100));
+            wait_for("seal", || cache.stats().sealed == number + 1);
         }
     }
-    // A use is noted at most once a minute by one process, so by another.
+    // As if they had been filled an hour apart: a use is noted once in ten minutes.
+    let db = rusqlite::Connection::open(dir.path().join("v1/index.db")).unwrap();
+    for number in 0..4 {
+        let hash = blake3::hash(&content(number, BLOCK));
+        let sql = "UPDATE blobs SET last_use = last_use - ?2 WHERE hash = ?1";
+        let ago = (4 - number) * 3_600;
+        assert_eq!(db.execute(sql, (hash.as_bytes(), ago)).unwrap(), 1);
+        let sql = "UPDATE objects SET last_use = last_use - ?2 WHERE hash = ?1";
+        assert_eq!(db.execute(sql, (hash.as_bytes(), ago)).unwrap(), 1);
+    }
+    drop(db);
     let cache = open(dir.path());
     assert!(read(&cache.object(key(0), BLOCK)).is_some());
     cache.flush().unwrap();

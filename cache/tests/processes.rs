@@ -48,7 +48,7 @@ fn child() {
     let mut fetched = File::create(dir.join(format!("fetched-{number}"))).unwrap();
     let sizes = sizes();
     for turn in 0..sizes.len() as u64 {
-        let which = if number % 2 == 0 {
+        let which = if number.is_multiple_of(2) {
             turn
         } else {
             (turn * 7 + number) % sizes.len() as u64

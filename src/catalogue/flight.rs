@@ -394,8 +394,11 @@ impl Catalogue {
                     .await;
             }
             Err(error) if error.kind() == ErrorKind::NotFound && !dir.is_root() => {
-                self.gone(dir, id, base, &error);
+                let waiting = self.gone(dir, id, base, &error);
                 sender.send_replace(Some(Err(error)));
+                for op in waiting {
+                    self.db.write(op).await;
+                }
             }
             Err(error) => {
                 bump(&self.counters.failures);
@@ -443,7 +446,8 @@ impl Catalogue {
             }
         };
 
-        self.forget_below(dir, &changes.gone_dirs);
+        let mut waiting = self.forget_below(dir, &changes.gone_dirs);
+        self.log_hidden(dir, base.as_deref(), &new);
         let names = changes.names();
         self.tell(dir, &names);
         let delta = Delta {
@@ -470,10 +474,23 @@ impl Catalogue {
         let landed = Ok(Landed { dir: new, delta });
         // Queued before the answer if there is room, so that a flush after the answer finds it;
         // nobody waits for room.
-        let waiting = store.and_then(|op| self.db.offer(op).err());
+        waiting.extend(store.and_then(|op| self.db.offer(op).err()));
         sender.send_replace(Some(landed));
-        if let Some(op) = waiting {
+        for op in waiting {
             self.db.write(op).await;
+        }
+    }
+
+    /// Logs names that cannot be shown, once for each state of a directory.
+    fn log_hidden(&self, dir: &RelPath, old: Option<&Directory>, new: &Directory) {
+        if old.is_some_and(|old| old.hidden() == new.hidden()) {
+            return;
+        }
+        for hidden in new.hidden() {
+            tracing::warn!(
+                source = self.source.identity(), %dir, count = hidden.count,
+                example = hidden.example, why = %hidden.why, "names are not shown"
+            );
         }
     }
 
@@ -492,6 +509,7 @@ impl Catalogue {
     ) {
         state.land(dir, id);
         state.outage = None;
+        state.last_success = Some(new.listed_at());
         let mut recovered = false;
         let mut invalid = false;
         if let Some(control) = state.controls.get_mut(dir) {
@@ -536,6 +554,7 @@ impl Catalogue {
         let now = Instant::now();
         let mut state = self.state();
         state.land(dir, id);
+        state.last_error = Some((Timestamp::now(), error.clone()));
         let known = self.recall(dir).or(base);
         // The parent may have been listed in the meantime, without this directory.
         let known = known.filter(|_| !self.is_unlisted(dir));
@@ -585,7 +604,9 @@ impl Catalogue {
     }
 
     /// The source clearly says that the directory is not there.
-    fn gone(&self, dir: &RelPath, id: u64, base: Option<Arc<Directory>>, error: &Error) {
+    /// Returns the writes for which there is no room yet.
+    fn gone(&self, dir: &RelPath, id: u64, base: Option<Arc<Directory>>, error: &Error) -> Vec<Op> {
+        let mut waiting = Vec::new();
         let now = Instant::now();
         let known = self.recall(dir).or(base);
         let parent = dir.parent();
@@ -596,6 +617,8 @@ impl Catalogue {
             let control = state.controls.entry(dir.clone()).or_default();
             control.failure = Some(Failure::blind(error.clone(), now));
             control.invalidated = None;
+            // A parent that was listed no longer ago than a reader would wait has just named it:
+            // its source contradicts itself, and asking again would not end.
             let parent_is_new = parent
                 .as_ref()
                 .and_then(|parent| self.recall(parent))
@@ -614,7 +637,7 @@ impl Catalogue {
         }
         if let Some(known) = known {
             if let (Some(parent), Some(name)) = (&parent, dir.file_name()) {
-                self.forget_below(parent, std::slice::from_ref(&name));
+                waiting = self.forget_below(parent, std::slice::from_ref(&name));
                 self.tell(parent, &[name]);
             }
             let names: Vec<Name> = known.entries().map(|e| e.name.clone()).collect();
@@ -623,6 +646,7 @@ impl Catalogue {
         if let Some(parent) = parent.filter(|_| blame) {
             self.invalidate(&parent);
         }
+        waiting
     }
 
     /// The source hesitates: returns what is known, if flight `id` is still under way.
@@ -647,19 +671,20 @@ impl Catalogue {
         Some(known)
     }
 
-    /// Makes sure that `dir` is listed again before it is next served.
-    pub(super) fn invalidate(&self, dir: &RelPath) {
+    /// Makes sure that this process lists `dir` again before it next serves it.
+    pub(super) fn invalidate_here(&self, dir: &RelPath) {
         let now = Instant::now();
-        {
-            let mut state = self.state();
-            state.controls.entry(dir.clone()).or_default().invalidated = Some(now);
-            if let Some(known) = self.recall(dir) {
-                self.remember(
-                    dir,
-                    &Arc::new(known.dated(Some(now), known.stale().cloned())),
-                );
-            }
+        let mut state = self.state();
+        state.controls.entry(dir.clone()).or_default().invalidated = Some(now);
+        if let Some(known) = self.recall(dir) {
+            let wrong = known.dated(Some(now), known.stale().cloned());
+            self.remember(dir, &Arc::new(wrong));
         }
+    }
+
+    /// Makes sure that `dir` is listed again before it is next served, by a later mount too.
+    pub(super) fn invalidate(&self, dir: &RelPath) {
+        self.invalidate_here(dir);
         if let Some(source) = self.row {
             self.db.try_write(Op::Invalidate {
                 source,
@@ -692,10 +717,11 @@ impl Catalogue {
         (failure.blind && Instant::now() < failure.retry_at).then(|| failure.error.clone())
     }
 
-    /// Forgets the directories `names` of `dir` and all below them.
-    fn forget_below(&self, dir: &RelPath, names: &[Name]) {
+    /// Forgets the directories `names` of `dir` and all below them. Returns the writes for which
+    /// there is no room yet.
+    fn forget_below(&self, dir: &RelPath, names: &[Name]) -> Vec<Op> {
         if names.is_empty() {
-            return;
+            return Vec::new();
         }
         let roots: std::collections::HashSet<RelPath> =
             names.iter().map(|name| dir.join(name)).collect();
@@ -717,11 +743,13 @@ impl Catalogue {
         for path in known {
             self.unremember(&path);
         }
-        if let Some(source) = self.row {
-            for path in roots {
-                self.db.try_write(Op::Forget { source, path });
-            }
-        }
+        let Some(source) = self.row else {
+            return Vec::new();
+        };
+        roots
+            .into_iter()
+            .filter_map(|path| self.db.offer(Op::Forget { source, path }).err())
+            .collect()
     }
 }
 

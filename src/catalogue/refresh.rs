@@ -75,10 +75,10 @@ impl Catalogue {
             dirs.sort_unstable();
         }
         for dir in &dirs {
-            self.invalidate(dir);
+            self.invalidate_here(dir);
         }
         self.forgive(dir, recursive);
-        if recursive && let Some(source) = self.row {
+        if let Some(source) = self.row {
             let marked = self
                 .db
                 .write_and_wait(Op::Invalidate {

@@ -1,121 +1,86 @@
-//! The claims behind one request: the missing runs of its range, and nothing between them.
+//! The part of a request's range that this process alone brings.
+//!
+//! The cache gives claims on runs of which nothing is here. A request may span several of them,
+//! with a little between that is here already: those bytes come along and are let go.
 
 use std::collections::VecDeque;
 use std::ops::Range;
 
 use svol_cache::{Fill, FillError, Object};
 
-/// The right to bring what of a range is missing. One request covers all of it; bytes that come
-/// for what is present between the missing runs are let pass.
+/// Claims on runs of one object, in order, filled from one stream of bytes.
 pub(super) struct Claims {
-    /// In order; never empty until all bytes have come.
     fills: VecDeque<Fill>,
-    /// Where the next byte goes.
+    /// Where in the object the next byte of the stream belongs.
     position: u64,
-    end: u64,
 }
 
 impl Claims {
-    /// Claims what of `range` is missing, up to the first run that somebody else has. Nothing if
-    /// that is the first one, or if nothing is missing.
-    pub(super) fn some(object: &Object, range: Range<u64>) -> Option<Claims> {
-        let missing = object.missing(range);
-        let fills = missing.into_iter().map_while(|run| object.try_claim(run));
-        Claims::of(fills.collect(), None)
+    /// Claims the first of the runs `missing` that nobody has, and those after it up to the next
+    /// one that somebody has.
+    pub(super) fn next_of(object: &Object, missing: &[Range<u64>]) -> Option<Claims> {
+        let fills = missing
+            .iter()
+            .map(|run| object.try_claim(run.clone()))
+            .skip_while(Option::is_none)
+            .map_while(|fill| fill);
+        Claims::of(fills.collect())
     }
 
-    /// Claims all that is missing of the object, for bytes that come from its beginning on.
-    pub(super) fn all(object: &Object) -> Option<Claims> {
-        let missing = object.missing(0..object.size());
-        let fills: Option<VecDeque<Fill>> = missing
-            .into_iter()
-            .map(|run| object.try_claim(run))
-            .collect();
-        Claims::of(fills?, Some(0..object.size()))
+    /// Claims all of the runs `missing`, or none.
+    pub(super) fn all_of(object: &Object, missing: &[Range<u64>]) -> Option<Claims> {
+        let fills = missing.iter().map(|run| object.try_claim(run.clone()));
+        Claims::of(fills.collect::<Option<_>>()?)
     }
 
-    fn of(fills: VecDeque<Fill>, range: Option<Range<u64>>) -> Option<Claims> {
-        let (first, last) = fills.front().zip(fills.back())?;
-        let range = range.unwrap_or(first.range().start..last.range().end);
-        Some(Claims {
-            fills,
-            position: range.start,
-            end: range.end,
-        })
+    fn of(fills: VecDeque<Fill>) -> Option<Claims> {
+        let position = fills.front()?.range().start;
+        Some(Claims { fills, position })
     }
 
-    /// Returns the range that is yet to come.
-    pub(super) fn range(&self) -> Range<u64> {
-        self.position..self.end
+    /// Returns what is still to be fetched, from here on to the end of the last run. Nothing when
+    /// all has come.
+    pub(super) fn rest(&mut self) -> Option<Range<u64>> {
+        let (first, last) = self.fills.front().zip(self.fills.back())?;
+        self.position = self.position.max(first.range().start);
+        Some(self.position..last.range().end)
     }
 
-    /// Takes the next bytes. Blocks on the local disk.
+    /// Expects a stream that begins with the object.
+    pub(super) fn from_the_start(mut self) -> Claims {
+        self.position = 0;
+        self
+    }
+
+    /// Takes the next bytes of the stream. Blocks for the local disk, as [`Fill::push`] does.
     pub(super) fn push(&mut self, mut bytes: &[u8]) -> Result<(), FillError> {
         while !bytes.is_empty() {
             let Some(fill) = self.fills.front_mut() else {
-                // What comes after the last run is present already.
+                // After the last run comes what is here already.
                 self.position += bytes.len() as u64;
                 return Ok(());
             };
-            let (from, to) = (fill.position(), fill.range().end);
-            let len = if self.position < from {
-                (from - self.position).min(bytes.len() as u64)
-            } else {
-                (to - from).min(bytes.len() as u64)
+            let run = fill.range();
+            let here = run.start.saturating_sub(self.position);
+            let n = match here {
+                0 => run.end - self.position,
+                before => before,
             };
-            // No larger than the bytes that are here.
-            let (now, later) = bytes.split_at(len as usize);
-            if self.position >= from {
-                fill.push(now)?;
-                if fill.position() == to
-                    && let Some(done) = self.fills.pop_front()
-                {
-                    done.finish()?;
-                }
+            let n = usize::try_from(n).unwrap_or(usize::MAX).min(bytes.len());
+            let (part, rest) = bytes.split_at(n);
+            // Bytes of the run that came before (the stream began anew) are not pushed twice.
+            let known = fill.position().saturating_sub(self.position);
+            if here == 0 && (known as usize) < n {
+                fill.push(&part[known as usize..])?;
             }
-            self.position += len;
-            bytes = later;
+            self.position += n as u64;
+            bytes = rest;
+            if self.position >= run.end
+                && let Some(done) = self.fills.pop_front()
+            {
+                done.finish()?;
+            }
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use svol_cache::{Cache, GRAIN, ObjectKey};
-
-    #[test]
-    fn what_is_present_between_two_runs_is_let_pass() {
-        let cache = Cache::in_memory(16 << 20);
-        let size = 20 * GRAIN + 5;
-        let object = cache.object(ObjectKey::from_bytes([7; 32]), size);
-        let bytes: Vec<u8> = (0..size).map(|i| (i / 7) as u8).collect();
-        let part = |r: Range<u64>| &bytes[r.start as usize..r.end as usize];
-        let mut first = Claims::some(&object, 3 * GRAIN..4 * GRAIN).unwrap();
-        first.push(part(3 * GRAIN..4 * GRAIN)).unwrap();
-        drop(first);
-
-        let other = Claims::some(&object, 19 * GRAIN..size).unwrap();
-        assert!(Claims::all(&object).is_none());
-        let mut claims = Claims::some(&object, 0..size).unwrap();
-        assert_eq!(claims.range(), 0..3 * GRAIN, "up to what somebody else has");
-        claims.push(part(0..1000)).unwrap();
-        assert_eq!(claims.range(), 1000..3 * GRAIN);
-        drop((claims, other));
-
-        let mut claims = Claims::all(&object).unwrap();
-        for chunk in bytes.chunks(10_000) {
-            claims.push(chunk).unwrap();
-        }
-        assert!(claims.range().is_empty());
-        drop(claims);
-        let mut read = vec![0; size as usize];
-        assert_eq!(object.read_at(0, &mut read), Some(size as usize));
-        assert!(read == bytes);
-        assert!(
-            Claims::some(&object, 0..size).is_none(),
-            "nothing is missing"
-        );
     }
 }

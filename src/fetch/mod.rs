@@ -15,6 +15,7 @@ use tokio::sync::Semaphore;
 mod claims;
 mod flight;
 pub mod plan;
+mod pour;
 mod remote;
 pub mod window;
 

@@ -381,6 +381,7 @@ impl<'a> Decider<'a> {
                         path: part.path.join(self.name),
                         fresh_for: self.fresh_for,
                         degraded: self.failed.is_some(),
+                        stale: dir.stale().is_some(),
                     });
                 }
             }

@@ -99,6 +99,8 @@ pub struct Found {
     pub fresh_for: Duration,
     /// Whether a later layer could not be asked and may hide this.
     pub degraded: bool,
+    /// Whether the listing that names this is older than it should be.
+    pub stale: bool,
 }
 
 /// Why a name or directory of the volume is not returned.
@@ -346,6 +348,7 @@ impl Namespace {
             path: RelPath::root(),
             fresh_for: FOREVER,
             degraded: false,
+            stale: false,
         })
     }
 

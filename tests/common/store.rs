@@ -24,6 +24,8 @@ pub enum Mood {
     Status(u16),
     /// With other bytes than those asked for, and says so.
     OtherRange,
+    /// With all of an object, whatever part was asked for.
+    NoRanges,
     /// With a body that ends early.
     Short,
     /// With so many bytes of a body, then nothing more.
@@ -346,7 +348,11 @@ fn answer(mut out: &TcpStream, shared: &Shared, request: &Request) -> std::io::R
         return status(out, 412);
     }
     let size = object.bytes.len();
-    let range = request.headers.get("range").and_then(|r| {
+    let range = request
+        .headers
+        .get("range")
+        .filter(|_| mood != Mood::NoRanges);
+    let range = range.and_then(|r| {
         let (from, to) = r.strip_prefix("bytes=")?.split_once('-')?;
         let from: usize = from.parse().ok()?;
         let to = to.parse::<usize>().map_or(size, |to| (to + 1).min(size));
@@ -364,7 +370,9 @@ fn answer(mut out: &TcpStream, shared: &Shared, request: &Request) -> std::io::R
         None => "HTTP/1.1 200 OK\r\n".to_owned(),
     };
     head += &format!("Content-Length: {}\r\nLast-Modified: {date}\r\n", to - from);
-    head += "Accept-Ranges: bytes\r\n";
+    if mood != Mood::NoRanges {
+        head += "Accept-Ranges: bytes\r\n";
+    }
     if etags {
         head += &format!("ETag: {}\r\n", object.etag);
     }

@@ -83,7 +83,7 @@ pub(crate) enum Change {
 
 impl Change {
     /// Returns the bytes that are no longer unreported once this is committed.
-    pub(super) fn covered(&self) -> u64 {
+    pub(crate) fn covered(&self) -> u64 {
         match self {
             Change::Measured { covered, .. }
             | Change::AddSmall { covered, .. }
@@ -252,6 +252,7 @@ impl Change {
                 )?;
                 run("DELETE FROM blobs WHERE hash = ?1", params![hash])
             }
+            Change::DropPack { id } if dir.pack(*id).exists() => Ok(()),
             Change::DropPack { id } => {
                 let id = id.cast_signed();
                 run(

@@ -99,9 +99,7 @@ impl Writer {
             }
         }
         let covered = batch.iter().map(|request| request.change.covered()).sum();
-        self.common
-            .quota
-            .reported(self.common.quota.used(), covered);
+        self.common.quota.forget(covered);
         false
     }
 

@@ -588,6 +588,8 @@ fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
     let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     connection.busy_timeout(BUSY)?;
     connection.pragma_update(None, "synchronous", "NORMAL")?;
+    // What a large write leaves of the log on disk, in bytes.
+    connection.pragma_update(None, "journal_size_limit", 16 * 1024 * 1024)?;
     // KiB: a directory of 100,000 entries is some 8 MiB of rows.
     connection.pragma_update(None, "cache_size", -2048)?;
     Ok(connection)
