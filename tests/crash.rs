@@ -24,9 +24,15 @@ const ROUNDS: u64 = 15;
 /// Readers of each mount, while it lives.
 const READERS: usize = 4;
 
-/// The longest that a daemon lives after its first reader began, in milliseconds: by then most of
-/// the files are here.
-const LIFE: u64 = 1500;
+/// The longest that a daemon lives after its first reader began, in milliseconds: by then half
+/// of the files are here.
+const LIFE: u64 = 700;
+
+/// The most daemons that die one after the other on one cache, before it is looked at.
+const DEATHS: u64 = 3;
+
+/// The cache's limit in some rounds: half of what there is to read.
+const TIGHT: &str = "40MiB";
 
 /// What the cache's account and the disk may differ by: a tenth, and what a crash may leave
 /// unaccounted until `svol cache gc` (a batch of each file that was being written).
@@ -136,18 +142,17 @@ spec:
     );
     std::fs::write(&volume, text).unwrap();
 
-    let mut cache = 0;
     for round in 0..rounds {
-        // Often on what earlier rounds left behind.
-        cache += u64::from(dice.below(3) == 0);
-        let cache = place.path(&format!("cache-{cache}"));
+        let cache = place.path(&format!("cache-{round}"));
         let world = World {
             place: &place,
             volume: &volume,
             cache: &cache,
             files: &files,
+            limit: if dice.below(3) == 0 { TIGHT } else { "1GiB" },
         };
         world.round(round, &mut dice);
+        std::fs::remove_dir_all(&cache).unwrap();
     }
 }
 
@@ -156,19 +161,52 @@ struct World<'a> {
     volume: &'a Path,
     cache: &'a Path,
     files: &'a [File],
+    limit: &'static str,
 }
 
 impl World<'_> {
     fn round(&self, round: u64, dice: &mut Dice) {
         let started = Instant::now();
-        let beside = dice.below(2) == 0;
+        let mut lives = Vec::new();
+        let mut survivor = None;
+        for death in 0..=dice.below(DEATHS) {
+            if death == 0 && dice.below(2) == 0 {
+                survivor = Some(self.mount("b", None));
+            }
+            lives.push(self.live_and_die(survivor.as_ref(), dice));
+        }
+        let again = self.mount("a", None);
+        self.read_all(&again);
+        if let Some(survivor) = &survivor {
+            self.read_all(survivor);
+        }
+        let beside = survivor.is_some();
+        drop((again, survivor));
+        let (used, on_disk) = (self.used(), disk_usage(&self.cache.join("v1")));
+        assert!(
+            used.abs_diff(on_disk) <= SLACK + on_disk / 10,
+            "the cache says {used}, the disk {on_disk}"
+        );
+        self.ok("verify");
+        println!(
+            "round {round}: lived {}{}; cache {} of {}, on disk {} KiB; {:.1} s",
+            lives.join(", "),
+            if beside { ", beside another" } else { "" },
+            used >> 10,
+            self.limit,
+            on_disk >> 10,
+            started.elapsed().as_secs_f64()
+        );
+    }
+
+    /// One daemon begins over the dead mount of another, is read from, and dies.
+    fn live_and_die(&self, survivor: Option<&Mount>, dice: &mut Dice) -> String {
         let life = Duration::from_millis(dice.below(LIFE));
         let step = self.step(dice);
         let mut dying = self.mount("a", step.as_deref());
-        let survivor = beside.then(|| self.mount("b", None));
         let first = dice.below(self.files.len() as u64) as usize;
         let over = &AtomicBool::new(false);
-        let (read, ended) = std::thread::scope(|scope| {
+        let (read, by_itself) = std::thread::scope(|scope| {
             let of = |mount: &Mount, spared: bool| {
                 let at = mount.at().to_owned();
                 (0..READERS)
@@ -179,47 +217,29 @@ impl World<'_> {
                     .collect::<Vec<_>>()
             };
             let of_dying = of(&dying, false);
-            let of_survivor = survivor.as_ref().map(|mount| of(mount, true));
+            let of_survivor = survivor.map(|mount| of(mount, true));
             // One that is to die by itself gets longer; not all come by their step.
             let patience = if step.is_some() { life * 3 } else { life };
-            let ended = dying.ends_within(patience);
+            let by_itself = dying.ends_within(patience);
             dying.kill();
             // The other one reads on for a while: what the dead one had claimed is free again.
             if survivor.is_some() {
-                std::thread::sleep(Duration::from_millis(300));
+                std::thread::sleep(Duration::from_millis(200));
             }
             over.store(true, Ordering::Relaxed);
             let all = of_dying
                 .into_iter()
                 .chain(of_survivor.into_iter().flatten());
             let read: u64 = all.map(|reader| reader.join().unwrap()).sum();
-            (read, ended)
+            (read, by_itself)
         });
-
-        // At once, over the dead mount, which the old handle must not unmount any more.
+        // The dead mount stays, for the next one to take its place.
         std::mem::forget(dying);
-        let again = self.mount("a", None);
-        self.read_all(&again);
-        if let Some(survivor) = survivor {
-            self.read_all(&survivor);
-            drop(survivor);
-        }
-        drop(again);
-        let (used, on_disk) = (self.used(), disk_usage(&self.cache.join("v1")));
-        assert!(
-            used.abs_diff(on_disk) <= SLACK + on_disk / 10,
-            "the cache says {used}, the disk {on_disk}"
-        );
-        self.ok("verify");
-        println!(
-            "round {round}: lived {life:?}{}{}, {} KiB read until then; cache {} KiB, {} on disk; {:.1} s",
-            step.map_or(String::new(), |step| format!(", {step} ({ended})")),
-            if beside { ", beside another" } else { "" },
-            read >> 10,
-            used >> 10,
-            on_disk >> 10,
-            started.elapsed().as_secs_f64()
-        );
+        let step = match (step, by_itself) {
+            (Some(step), true) => format!(" until {step}"),
+            _ => String::new(),
+        };
+        format!("{life:?}{step} ({} KiB read)", read >> 10)
     }
 
     /// The step at which a daemon is to die, if it can.
@@ -234,6 +254,7 @@ impl World<'_> {
         let mount = self.place.mount_with(name, &args, |command| {
             command
                 .env("SVOL_CACHE_DIR", self.cache)
+                .env("SVOL_CACHE_SIZE", self.limit)
                 .env("AWS_ACCESS_KEY_ID", ACCESS)
                 .env("AWS_SECRET_ACCESS_KEY", SECRET)
                 .env("AWS_REGION", "us-east-1");
@@ -324,6 +345,7 @@ impl World<'_> {
     fn cache_command(&self, what: &[&str]) -> Command {
         let mut command = self.place.command(["cache"]);
         command.args(what).env("SVOL_CACHE_DIR", self.cache);
+        command.env("SVOL_CACHE_SIZE", self.limit);
         command
     }
 
