@@ -172,6 +172,8 @@ fn real_files_come_back_byte_for_byte() {
     drop(mount);
     println!("cache: {}", place.ok(["cache", "stats", "--json"]));
     lap("svol cache verify", || place.ok(["cache", "verify"]));
+    lap("remove the servers", || drop((s3, nginx)));
+    lap("remove the rest", || drop(place));
 }
 
 /// The bucket's name.
