@@ -195,7 +195,7 @@ fn remove(shared: &Shared, disk: &Disk, candidate: &Candidate) -> io::Result<Opt
             if is_held(disk.index.objects_of_pack(id)) {
                 return Ok(None);
             }
-            disk.packs.release(id);
+            disk.packs.release(disk, id);
             (disk.dir.pack(id), Change::DropPack { id })
         }
     };

@@ -350,10 +350,19 @@ impl Inner {
             *slot = Some(Arc::clone(&backing));
         }
         disk.descriptors.opened(self);
-        if needs_seal(&backing) {
+        if self.may_need_seal(&backing) {
             disk.sealer.enqueue(self);
         }
         backing
+    }
+
+    /// Returns whether there may be something to do for the sealer: a partial that may be complete,
+    /// or a blob without a seal.
+    fn may_need_seal(&self, backing: &Backing) -> bool {
+        match backing.state {
+            State::Partial => self.may_be_complete(backing),
+            State::Blob { seal, .. } => seal.is_none(),
+        }
     }
 
     /// Returns the bytes of a small object, verified.
@@ -503,15 +512,6 @@ enum Found {
 pub(crate) fn is_as_sealed(file: &File, size: u64, seal: &Seal) -> bool {
     file.metadata()
         .is_ok_and(|now| now.len() == size && now.nlink() > 0 && Seal::of(&now) == *seal)
-}
-
-/// Returns whether there may be something to do for the sealer: a partial that may be complete,
-/// or a blob without a good seal.
-fn needs_seal(backing: &Backing) -> bool {
-    match backing.state {
-        State::Partial => true,
-        State::Blob { seal, .. } => seal.is_none(),
-    }
 }
 
 impl Drop for Inner {
