@@ -70,6 +70,21 @@ impl Sealer {
         }
     }
 
+    /// Takes an object off the queue that nobody holds but the queue: it is to be evicted, and a
+    /// slow disk must not keep all that waits to be synced in the cache. Returns whether it did.
+    pub(crate) fn give_up(&self, key: &ObjectKey) -> bool {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let unheld = |inner: &Arc<Inner>| inner.key == *key && Arc::strong_count(inner) == 1;
+        let Some(at) = queue.waiting.iter().position(unheld) else {
+            return false;
+        };
+        let inner = queue.waiting.remove(at);
+        queue.keys.remove(key);
+        drop(queue);
+        drop(inner);
+        true
+    }
+
     pub(crate) fn stop(&self) {
         self.stopped.store(true, Ordering::Relaxed);
         // Dropped outside the lock: the last handle of an object takes other locks.
