@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use blake3::Hash;
 
+use crate::backing::{Backing, State};
 use crate::cache::Disk;
 use crate::dir;
 use crate::evict::{Removal, remove_alone};
@@ -29,7 +30,7 @@ use crate::failpoint;
 use crate::files::{self, Opened};
 use crate::grain::{self, ABSENT, Merger};
 use crate::index::{Change, Seal};
-use crate::inner::{Backing, Inner, State, is_as_sealed};
+use crate::inner::{Inner, is_as_sealed};
 use crate::key::{ObjectKey, prefix};
 use crate::lock::{self, LIFECYCLE, RangeLock};
 use crate::sidecar::{self, Header};
