@@ -11,10 +11,11 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use crate::backing::{Backing, State};
 use crate::dir;
 use crate::grain::{self, ABSENT, GRAIN};
 use crate::index::Change;
-use crate::inner::{Backing, Inner, State};
+use crate::inner::Inner;
 use crate::sidecar;
 
 /// Grains looked at together: those of a block, the largest request of the kernel.

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use blake3::Hash;
 
+use crate::backing::State;
 use crate::cache::{Disk, Shared};
 use crate::dir::{self, Kind};
 use crate::error::Error;
@@ -17,7 +18,6 @@ use crate::evict::{Removal, evict, remove_alone};
 use crate::files::{self, Files, Opened};
 use crate::grain::{self, ABSENT, GRAIN, Merger};
 use crate::index::{BlobRow, Change, Place};
-use crate::inner::State;
 use crate::key::ObjectKey;
 use crate::report::{GcReport, VerifyProgress, VerifyReport};
 use crate::sidecar;
