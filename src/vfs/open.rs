@@ -23,8 +23,8 @@ const PROBE: Duration = Duration::from_secs(1);
 const ONE_REQUEST: u64 = 64 << 10;
 
 impl Vfs {
-    /// Opens a file if nothing has to be asked for.
-    pub fn open_now(&self, ino: Ino) -> Option<Result<u64>> {
+    /// Opens a file for the thread `caller` if nothing has to be asked for.
+    pub fn open_now(&self, ino: Ino, caller: u32) -> Option<Result<u64>> {
         let node = match self.file_node(ino) {
             Ok(node) => node,
             Err(error) => return Some(Err(error)),
@@ -32,7 +32,7 @@ impl Vfs {
         let name = node.path.file_name()?;
         let dir = node.path.parent()?;
         let found = self.namespace.peek_lookup(&dir, &name)?;
-        if let Err(error) = self.check_current(&node, found) {
+        if let Err(error) = self.check_current(&node, found, caller) {
             return Some(Err(error));
         }
         if let Some(file) = opened(&node) {
@@ -48,10 +48,15 @@ impl Vfs {
 
     /// Opens a file.
     pub async fn open(self: &Arc<Self>, ino: Ino) -> Result<u64> {
+        self.open_for(ino, 0).await
+    }
+
+    /// Opens a file for the thread `caller`; 0 for whoever cannot be told apart.
+    pub async fn open_for(self: &Arc<Self>, ino: Ino, caller: u32) -> Result<u64> {
         let node = self.file_node(ino)?;
         if let (Some(dir), Some(name)) = (node.path.parent(), node.path.file_name()) {
             let found = self.namespace.lookup(&dir, &name).await;
-            self.check_current(&node, found)?;
+            self.check_current(&node, found, caller)?;
         }
         let Leaf { layer, path, entry } = leaf(&node)?;
         let due = self.must_probe(layer, path, entry);
@@ -113,7 +118,7 @@ impl Vfs {
         }
         let result = handle.read(offset, len).await;
         if let Err(error) = &result {
-            self.note_failure(&handle.node, error);
+            self.look_into(&handle.node, error).await;
         }
         if let OpenFile::Remote(remote) = &*handle.file {
             self.teach(&handle.node, remote.entry());
@@ -138,13 +143,14 @@ impl Vfs {
         number
     }
 
-    /// Answers the first open of a replaced file with `Stale`, so that the kernel looks the name
-    /// up again; the second one without a lookup between has no name to look up (a bind mount)
-    /// and gets the held version.
+    /// Answers a thread's first open of a replaced file with `Stale`, so that the kernel looks the
+    /// name up again; its second one without a lookup between has no name to look up (a bind
+    /// mount) and gets the held version.
     fn check_current(
         &self,
         node: &Node,
         found: std::result::Result<Found, LookupError>,
+        caller: u32,
     ) -> Result<()> {
         let current = match found {
             Ok(found) => {
@@ -155,7 +161,7 @@ impl Vfs {
             // Nobody knows: the held version is the best there is.
             Err(LookupError::Failed { .. }) => true,
         };
-        if !current && !node.told_stale.swap(true, Ordering::Relaxed) {
+        if !current && node.must_tell_stale(caller) {
             return Err(Error::Stale);
         }
         Ok(())
@@ -192,6 +198,24 @@ impl Vfs {
                 Err(Error::Stale)
             }
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Takes note of a failed read. A version that is gone from its source is asked for once, so
+    /// that the next open finds what is there now: a listing need not tell that anything changed.
+    async fn look_into(&self, node: &Node, error: &Error) {
+        self.note_failure(node, error);
+        let Error::Source(error) = error else { return };
+        if let Ok(Leaf { layer, path, entry }) = leaf(node)
+            && matches!(
+                error.kind(),
+                source::ErrorKind::Changed | source::ErrorKind::NotFound
+            )
+            && !node.found_gone.swap(true, Ordering::Relaxed)
+        {
+            let asking = self.catalogue(layer).probe(path, entry);
+            // What comes of it is in the catalogue, whether or not it comes in time.
+            let _ = tokio::time::timeout(PROBE, asking).await;
         }
     }
 
