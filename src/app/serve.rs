@@ -100,7 +100,7 @@ pub fn serve(
             }
         }
         control.abort();
-        view.cache.close().await;
+        view.close().await;
     });
     Ok(())
 }

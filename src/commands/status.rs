@@ -99,12 +99,15 @@ fn print(status: &Status, out: &mut dyn Write) -> std::io::Result<()> {
         )?;
         print_table(&mount.layers, out)?;
         for layer in &mount.layers {
-            for condition in layer.conditions.iter().filter(|c| c.status == "False") {
+            let failing = layer.conditions.iter().find(|c| c.status == "False");
+            if let Some(condition) = failing {
                 writeln!(
                     out,
                     "  ! {} since {}: {}",
                     layer.name, condition.last_transition_time, condition.message
                 )?;
+            } else if let Some(error) = &layer.last_error {
+                writeln!(out, "  {}'s last error, {error}", layer.name)?;
             }
             if layer.hidden > 0 {
                 writeln!(

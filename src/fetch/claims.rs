@@ -47,7 +47,7 @@ impl Claims {
     }
 
     /// Expects a stream that begins with the object.
-    pub(super) fn from_the_start(mut self) -> Claims {
+    pub(super) fn rewound(mut self) -> Claims {
         self.position = 0;
         self
     }

@@ -362,7 +362,7 @@ impl Remote {
                 }
                 claims = match turn {
                     Some(_) => match self.claim_all().await {
-                        Some(all) => all.from_the_start(),
+                        Some(all) => all.rewound(),
                         None => return Ok(false),
                     },
                     None => return Ok(false),

@@ -213,11 +213,19 @@ impl Vfs {
     /// Looks `name` up in a directory.
     pub async fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Looked> {
         let (dir, name) = self.lookup_args(parent, name)?;
-        let mut found = self.namespace.lookup(&dir.path, &name).await?;
-        if needs_size(&found.entry) {
-            found = self.namespace.resolve(&found).await?;
+        // Twice: what is listed and not there makes its directory be listed again.
+        for _ in 0..2 {
+            let found = self.namespace.lookup(&dir.path, &name).await?;
+            if !needs_size(&found.entry) {
+                return Ok(self.looked_up(&dir.path, found));
+            }
+            match self.namespace.resolve(&found).await {
+                Ok(found) => return Ok(self.looked_up(&dir.path, found)),
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error.into()),
+            }
         }
-        Ok(self.looked_up(&dir.path, found))
+        Err(Error::Absent)
     }
 
     fn lookup_args(&self, parent: Ino, name: &[u8]) -> Result<(Arc<Node>, Name)> {

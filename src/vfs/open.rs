@@ -23,26 +23,36 @@ const PROBE: Duration = Duration::from_secs(1);
 const ONE_REQUEST: u64 = 64 << 10;
 
 impl Vfs {
-    /// Opens a file for the thread `caller` if nothing has to be asked for.
-    pub fn open_now(&self, ino: Ino, caller: u32) -> Option<Result<u64>> {
+    /// Opens a file if nothing has to be asked for.
+    pub fn open_now(&self, ino: Ino) -> Option<Result<u64>> {
+        self.open_now_for(ino, 0)
+    }
+
+    /// Opens a file for the thread `caller` if nothing has to be asked for; 0 for whoever cannot
+    /// be told apart.
+    pub fn open_now_for(&self, ino: Ino, caller: u32) -> Option<Result<u64>> {
         let node = match self.file_node(ino) {
             Ok(node) => node,
             Err(error) => return Some(Err(error)),
         };
-        let name = node.path.file_name()?;
-        let dir = node.path.parent()?;
-        let found = self.namespace.peek_lookup(&dir, &name)?;
-        if let Err(error) = self.check_current(&node, found, caller) {
-            return Some(Err(error));
+        let found = self
+            .namespace
+            .peek_lookup(&node.path.parent()?, &node.path.file_name()?)?;
+        let entry = match self.current(&node, found, caller) {
+            Ok(entry) => entry,
+            Err(error) => return Some(Err(error)),
+        };
+        let leaf = leaf(&node).ok()?;
+        if self.must_probe(leaf.layer, leaf.path, &entry) {
+            return None;
         }
         if let Some(file) = opened(&node) {
             return Some(Ok(self.handle(node, file)));
         }
-        let Leaf { layer, path, entry } = leaf(&node).ok()?;
-        if !pinned(entry) || self.must_probe(layer, path, entry) {
+        if !pinned(&entry) {
             return None;
         }
-        let file = self.open_file(&node, entry.clone())?;
+        let file = self.open_file(&node, entry)?;
         Some(file.map(|file| self.handle(node.clone(), file)))
     }
 
@@ -51,20 +61,19 @@ impl Vfs {
         self.open_for(ino, 0).await
     }
 
-    /// Opens a file for the thread `caller`; 0 for whoever cannot be told apart.
+    /// Opens a file for the thread `caller`, as [`Vfs::open_now_for`].
     pub async fn open_for(self: &Arc<Self>, ino: Ino, caller: u32) -> Result<u64> {
         let node = self.file_node(ino)?;
+        let Leaf { layer, path, entry } = leaf(&node)?;
+        let mut entry = entry.clone();
         if let (Some(dir), Some(name)) = (node.path.parent(), node.path.file_name()) {
             let found = self.namespace.lookup(&dir, &name).await;
-            self.check_current(&node, found, caller)?;
+            entry = self.current(&node, found, caller)?;
         }
-        let Leaf { layer, path, entry } = leaf(&node)?;
-        let due = self.must_probe(layer, path, entry);
-        let entry = if due || (!pinned(entry) && opened(&node).is_none()) {
-            self.probe(layer, path, entry).await?
-        } else {
-            entry.clone()
-        };
+        let due = self.must_probe(layer, path, &entry);
+        if due || (!pinned(&entry) && opened(&node).is_none()) {
+            entry = self.probe(layer, path, &entry).await?;
+        }
         if let Some(file) = opened(&node) {
             return Ok(self.handle(node, file));
         }
@@ -143,28 +152,34 @@ impl Vfs {
         number
     }
 
-    /// Answers a thread's first open of a replaced file with `Stale`, so that the kernel looks the
-    /// name up again; its second one without a lookup between has no name to look up (a bind
+    /// Returns what is known now of the file that the inode stands for: perhaps more than at its
+    /// lookup.
+    ///
+    /// A thread's first open of a replaced file is answered with `Stale`, so that the kernel looks
+    /// the name up again; its second one without a lookup between has no name to look up (a bind
     /// mount) and gets the held version.
-    fn check_current(
+    fn current(
         &self,
         node: &Node,
         found: std::result::Result<Found, LookupError>,
         caller: u32,
-    ) -> Result<()> {
-        let current = match found {
+    ) -> Result<Entry> {
+        let held = leaf(node)?.entry;
+        match found {
             Ok(found) => {
-                let at = self.identify(&node.path, found.entry, found.layer, found.path);
-                at.0 == node.ino
+                let at = self.identify(&node.path, found.entry.clone(), found.layer, found.path);
+                if at.0 == node.ino {
+                    return Ok(found.entry);
+                }
             }
-            Err(LookupError::Absent { .. }) => false,
+            Err(LookupError::Absent { .. }) => {}
             // Nobody knows: the held version is the best there is.
-            Err(LookupError::Failed { .. }) => true,
-        };
-        if !current && node.must_tell_stale(caller) {
+            Err(LookupError::Failed { .. }) => return Ok(held.clone()),
+        }
+        if node.must_tell_stale(caller) {
             return Err(Error::Stale);
         }
-        Ok(())
+        Ok(held.clone())
     }
 
     /// Returns whether the version is weak and was last seen too long ago.

@@ -4,7 +4,11 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod mount;
+pub mod process;
+pub mod s3;
+pub mod scripted;
 pub mod store;
+pub mod web;
 
 use std::time::{Duration, Instant};
 
