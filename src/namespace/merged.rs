@@ -15,6 +15,8 @@ pub struct Merged {
     pub(super) core: Arc<Core>,
     pub(super) fresh_until: Instant,
     pub(super) degraded: Arc<[(usize, Error)]>,
+    /// Of the present, where `core` may be of a time when all was well.
+    pub(super) stale: Arc<[(usize, Error)]>,
 }
 
 /// What a merge made of some directories. Refers to their entries instead of copying them.
@@ -169,8 +171,7 @@ impl Merged {
 
     /// Returns the layers whose listing is older than it should be, and why.
     pub fn stale(&self) -> impl Iterator<Item = (usize, &Error)> + '_ {
-        let known = self.core.known.iter();
-        known.filter_map(|(part, dir)| Some((part.layer, dir.stale()?)))
+        self.stale.iter().map(|(layer, error)| (*layer, error))
     }
 
     /// Returns what is not shown, by layer; without what filters hide.

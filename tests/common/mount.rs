@@ -214,7 +214,10 @@ impl Mount {
 impl Drop for Mount {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("--- {}\n{}", self.log.display(), self.log());
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            let last = lines[lines.len().saturating_sub(30)..].join("\n");
+            eprintln!("--- the end of {}\n{last}", self.log.display());
         }
         // A dead or wedged mount must not outlive the test.
         while is_mounted(&self.at) {
