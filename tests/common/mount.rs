@@ -183,6 +183,18 @@ impl Mount {
         let _ = self.child.wait();
     }
 
+    /// Returns whether the daemon ends by itself within `limit`.
+    pub fn ends_within(&mut self, limit: Duration) -> bool {
+        let started = Instant::now();
+        while started.elapsed() < limit {
+            if self.child.try_wait().unwrap().is_some() {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        false
+    }
+
     /// Sends a signal and waits for the end; returns how long it took.
     pub fn signal(
         &mut self,
