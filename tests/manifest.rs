@@ -51,7 +51,7 @@ fn a_file_that_is_not_what_the_manifest_promises_is_not_served() {
             "apiVersion: sharedvolume.io/v1\nkind: Volume\nmetadata:\n  name: sums\nspec:\n  layers:\n  \
              - http:\n      url: {url}/sums/\n      manifest:\n        url: {url}/sums/SHA256SUMS\n        \
              format: sha256sum\n",
-            url = web.url.trim_end_matches('/')
+            url = format!("{}/plain", web.url)
         ),
     )
     .unwrap();
