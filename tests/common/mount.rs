@@ -41,6 +41,8 @@ impl Place {
             .env("SVOL_RUNTIME_DIR", self.path("run"))
             .env("SVOL_CACHE_DIR", self.cache())
             .env_remove("SVOL_LOG")
+            // Nothing outside of this machine is asked for keys.
+            .env("AWS_EC2_METADATA_DISABLED", "true")
             .stdin(Stdio::null());
         command
     }
