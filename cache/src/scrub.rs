@@ -26,7 +26,7 @@ use crate::sidecar;
 const PAGE: u64 = 256;
 
 /// Bytes between two reports of progress.
-const PROGRESS: u64 = 64 << 20;
+const PROGRESS: u64 = 4 << 20;
 
 /// Files of which nothing is known are left for this long to whoever may be making them.
 const GRACE: Duration = Duration::from_secs(3600);
