@@ -18,6 +18,7 @@ mod db;
 mod directory;
 mod entries;
 mod flight;
+mod landing;
 mod refresh;
 #[cfg(test)]
 mod tests;

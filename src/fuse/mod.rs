@@ -233,12 +233,13 @@ impl Filesystem for Fuse {
         // An inode is a version, so its pages are right for as long as the kernel keeps them; and
         // there is nothing to flush.
         let how = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH;
-        match self.vfs.open_now(ino.0) {
+        let caller = req.pid();
+        match self.vfs.open_now_for(ino.0, caller) {
             Some(Ok(fh)) => reply.opened(FileHandle(fh), how),
             Some(Err(error)) => reply.error(self.failed("open", ino, &error)),
             None => {
                 let vfs = self.vfs.clone();
-                let work = async move { vfs.open(ino.0).await };
+                let work = async move { vfs.open_for(ino.0, caller).await };
                 self.spawn(req, "open", ino, work, move |result| match result {
                     Ok(fh) => reply.opened(FileHandle(fh), how),
                     Err(errno) => reply.error(errno),

@@ -21,8 +21,8 @@
 //! catalogues. No lock is held across an await; the caches' own are leaves.
 
 mod explain;
-mod filter;
 mod merge;
+mod merged;
 mod symlink;
 #[cfg(test)]
 mod tests;
@@ -35,14 +35,15 @@ use futures::StreamExt;
 use futures::stream::FuturesOrdered;
 
 pub use explain::{LayerView, Verdict};
-pub use filter::{BadPattern, Filter};
-pub use merge::{Merged, MergedEntry};
+pub use merged::{Merged, MergedEntry};
 
 use crate::catalogue::{Catalogue, FOREVER, Listener, RefreshReport};
 use crate::entry::{Entry, Kind};
+use crate::filter::Filter;
 use crate::path::{Name, RelPath};
 use crate::source::{Error, ErrorKind};
-use merge::{Core, Decider, Part, Parts, View};
+use merge::{Decider, Part, Parts, View};
+use merged::Core;
 
 /// How long an answer may be relied on that a dead layer could contradict, or that says that
 /// something is not there.

@@ -41,6 +41,8 @@ impl Place {
             .env("SVOL_RUNTIME_DIR", self.path("run"))
             .env("SVOL_CACHE_DIR", self.cache())
             .env_remove("SVOL_LOG")
+            // Nothing outside of this machine is asked for keys.
+            .env("AWS_EC2_METADATA_DISABLED", "true")
             .stdin(Stdio::null());
         command
     }
@@ -226,7 +228,10 @@ impl Mount {
 impl Drop for Mount {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("--- {}\n{}", self.log.display(), self.log());
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            let last = lines[lines.len().saturating_sub(30)..].join("\n");
+            eprintln!("--- the end of {}\n{last}", self.log.display());
         }
         // A dead or wedged mount must not outlive the test.
         while is_mounted(&self.at) {

@@ -204,8 +204,10 @@ impl Change {
                         params![hash.as_bytes(), size, pack, placed.offset, now],
                     )?;
                     run(
-                        "UPDATE packs SET bytes = max(bytes, ?2), last_use = max(last_use, ?3)
-                         WHERE id = ?1",
+                        "INSERT INTO packs(id, bytes, last_use) VALUES(?1, ?2, ?3)
+                         ON CONFLICT(id) DO UPDATE SET
+                           bytes = max(bytes, excluded.bytes),
+                           last_use = max(last_use, excluded.last_use)",
                         params![pack, placed.pack_bytes, now],
                     )?;
                 }

@@ -157,9 +157,11 @@ impl Inner {
             }
         };
         let mut backoff = Backoff::default();
+        let mut failed = None;
         loop {
             if let Err(pause) = self.breaker().admit(Instant::now()) {
-                return Err(context(self.refusal(pause)));
+                // Our own attempts may have opened it: what they met says more.
+                return Err(context(failed.unwrap_or_else(|| self.refusal(pause))));
             }
             Counting::add(&self.counting.requests, 1);
             let admitted = Admitted(&self.breaker);
@@ -176,6 +178,7 @@ impl Inner {
             }
             Counting::add(&self.counting.retries, 1);
             tracing::debug!(source = %self.name, %error, ?pause, "retrying {}", what());
+            failed = Some(error);
             tokio::time::sleep(pause).await;
         }
     }
