@@ -17,6 +17,7 @@ use crate::source::Source;
 use crate::source::guard::{Bandwidth, GuardOptions, Guarded};
 use crate::vfs::{LayerPolicy, Owner, Vfs};
 
+mod scrub;
 mod serve;
 mod sources;
 

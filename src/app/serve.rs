@@ -71,6 +71,7 @@ pub fn serve(
     let control = runtime
         .block_on(server::start(registration.record().clone(), &view))
         .map_err(|e| Error::System(format!("control socket: {e}")))?;
+    super::scrub::start(view.cache.clone(), &view.cache_dir);
     info!(mountpoint = %mountpoint.display(), "serving");
     ready();
 

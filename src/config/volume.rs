@@ -2,7 +2,7 @@
 //!
 //! The types here parse the document, print it, and generate its JSON Schema. Every field has the
 //! name of its flag and of its `SVOL_*` variable. What cannot be said by types alone is checked in
-//! [`validate`](super::validate).
+//! `validate`.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

@@ -151,14 +151,14 @@ impl Remote {
         for _ in 0..3 {
             self.ensure(range.clone(), began).await?;
             let this = self.clone();
-            let read = tokio::task::spawn_blocking(move || {
+            let read = blocking(move || {
                 let mut buf = vec![0; (end - offset) as usize];
                 this.object.read_at(offset, &mut buf).map(|n| {
                     buf.truncate(n);
                     buf
                 })
             });
-            if let Some(bytes) = read.await.map_err(|e| Error::lied(e.to_string()))? {
+            if let Some(bytes) = read.await? {
                 return Ok(bytes);
             }
         }
@@ -331,7 +331,12 @@ impl Remote {
             if missing.is_empty() {
                 return Ok(());
             }
-            if let Some(claims) = Claims::next_of(&self.object, &missing) {
+            // Half the time went without a sign of life: whoever has it may be stopped.
+            let aside = Instant::now() + self.deadline / 2 >= self.deadline_from(began);
+            let object = self.object.clone();
+            let runs = missing.clone();
+            let claims = blocking(move || Claims::next_of(&object, &runs, aside)).await?;
+            if let Some(claims) = claims {
                 if self.stream(claims, &mut turn).await? {
                     continue;
                 }
@@ -428,9 +433,14 @@ impl Remote {
         let until = Instant::now() + ALL_CLAIMS;
         let mut pause = POLL.0;
         loop {
-            let missing = self.object.missing(0..self.size());
-            let claims = Claims::all_of(&self.object, &missing);
-            if claims.is_some() || missing.is_empty() || Instant::now() >= until {
+            let object = self.object.clone();
+            let (claims, done) = blocking(move || {
+                let missing = object.missing(0..object.size());
+                (Claims::all_of(&object, &missing), missing.is_empty())
+            })
+            .await
+            .ok()?;
+            if claims.is_some() || done || Instant::now() >= until {
                 return claims;
             }
             tokio::time::sleep(pause).await;
@@ -475,7 +485,7 @@ impl Remote {
         }
         self.ensure(0..self.size(), began).await?;
         let this = self.clone();
-        let got = tokio::task::spawn_blocking(move || {
+        let got = blocking(move || {
             let mut hash = ring::digest::Context::new(&ring::digest::SHA256);
             let mut buf = vec![0; BATCH];
             let mut at = 0;
@@ -486,7 +496,7 @@ impl Remote {
             }
             Some(hash.finish())
         });
-        let Some(got) = got.await.map_err(|e| Error::lied(e.to_string()))? else {
+        let Some(got) = got.await? else {
             return Err(Error::new(
                 ErrorKind::Server,
                 format!(
@@ -498,6 +508,9 @@ impl Remote {
         let verdict = if got.as_ref() == want {
             Ok(())
         } else {
+            // The next to open it fetches it anew: the server may be mended by then.
+            let object = self.object.clone();
+            blocking(move || object.discard()).await?;
             Err(Error::lied(format!(
                 "{}: its SHA-256 is not the one that the manifest promises",
                 self.url()
@@ -505,6 +518,12 @@ impl Remote {
         };
         self.digest_checked.get_or_init(|| verdict).clone()
     }
+}
+
+/// Does what may wait for the local disk on a thread where that is no harm.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|panic| Error::lied(panic.to_string()))
 }
 
 /// Ends a flight when dropped, whatever happened to its task.

@@ -41,6 +41,8 @@ impl Place {
             .env("SVOL_RUNTIME_DIR", self.path("run"))
             .env("SVOL_CACHE_DIR", self.cache())
             .env_remove("SVOL_LOG")
+            // Nothing outside of this machine is asked for keys.
+            .env("AWS_EC2_METADATA_DISABLED", "true")
             .stdin(Stdio::null());
         command
     }
@@ -189,6 +191,18 @@ impl Mount {
     pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+
+    /// Returns whether the daemon ends by itself within `limit`.
+    pub fn ends_within(&mut self, limit: Duration) -> bool {
+        let started = Instant::now();
+        while started.elapsed() < limit {
+            if self.child.try_wait().unwrap().is_some() {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        false
     }
 
     /// Sends a signal and waits for the end; returns how long it took.

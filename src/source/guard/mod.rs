@@ -157,18 +157,20 @@ impl Inner {
             }
         };
         let mut backoff = Backoff::default();
-        let mut answered = None;
+        let mut failed: Option<Error> = None;
         loop {
             if let Err(pause) = self.breaker().admit(Instant::now()) {
-                return Err(context(self.refusal(pause)));
+                // Our own attempts may have opened it: what they met says more.
+                return Err(context(failed.unwrap_or_else(|| self.refusal(pause))));
             }
             Counting::add(&self.counting.requests, 1);
             let admitted = Admitted(&self.breaker);
             let begun = Instant::now();
             let mut attempt = self.within(&mut until, last, operation()).await;
             std::mem::forget(admitted);
-            if let (Err(error), Some(before)) = (&attempt, answered.take())
+            if let (Err(error), Some(before)) = (&attempt, failed.take())
                 && error.kind() == ErrorKind::Timeout
+                && !before.kind().is_outage()
                 && begun.elapsed() < self.options.deadline / 2
             {
                 // It was cut short by our deadline; what the source said before is the reason.
@@ -185,7 +187,7 @@ impl Inner {
             }
             Counting::add(&self.counting.retries, 1);
             tracing::debug!(source = %self.name, %error, ?pause, "retrying {}", what());
-            answered = Some(error).filter(|error| !error.kind().is_outage());
+            failed = Some(error);
             tokio::time::sleep(pause).await;
         }
     }
