@@ -161,11 +161,8 @@ fn a_change_between_two_reads_without_a_refresh_never_mixes() {
             (_, None) => panic!("{name}: nobody has the old version any more"),
         }
         // Once that was noticed, the next open sees the new one, without a refresh.
-        match source {
-            Source::Local(_) => {
-                refresh(&place, mount.at());
-            }
-            _ => {}
+        if let Source::Local(_) = source {
+            refresh(&place, mount.at());
         }
         wait_until("the new version", || {
             std::fs::read(mount.path("f")).is_ok_and(|bytes| bytes == new)
