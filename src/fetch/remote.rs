@@ -23,6 +23,10 @@ use crate::source::{Error, ErrorKind, Result, Source};
 /// How often in a row a body that broke off with little to show is taken up again where it ended.
 const RESUMES: u32 = 4;
 
+/// For how long a reader's time-out is that of the next one too, unless bytes come. After a failed
+/// read-ahead the kernel asks for the first page once more at once, and its caller would wait twice.
+const GAVE_UP: Duration = Duration::from_secs(1);
+
 /// How long a whole body that nobody asked for waits until all others have let go of their parts:
 /// theirs come at about the same time.
 const ALL_CLAIMS: Duration = Duration::from_secs(1);
@@ -55,6 +59,8 @@ pub struct Remote {
     flights: Mutex<Vec<Arc<Flight>>>,
     /// When bytes last came. A leaf.
     progress: Mutex<Instant>,
+    /// When a reader last waited in vain, and what it was told. A leaf.
+    gave_up: Mutex<Option<(Instant, Error)>>,
     /// Set once the server sent all when asked for a part: from then on it is asked by one flight
     /// at a time, who has the turn.
     whole_only: AtomicBool,
@@ -94,6 +100,7 @@ impl Remote {
             digest_checked: OnceLock::new(),
             flights: Mutex::new(Vec::new()),
             progress: Mutex::new(Instant::now()),
+            gave_up: Mutex::default(),
             whole_only: AtomicBool::new(false),
             whole_turn: Arc::default(),
             landed: Notify::new(),
@@ -192,8 +199,31 @@ impl Remote {
         began.max(progress) + self.deadline
     }
 
+    fn gave_up(&self) -> Option<Error> {
+        let progress = *self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.gave_up.lock().unwrap_or_else(PoisonError::into_inner);
+        let (when, error) = known.as_ref()?;
+        (*when > progress && when.elapsed() < GAVE_UP).then(|| error.clone())
+    }
+
     /// Waits until all of `range` is present, fetching what nobody fetches yet.
     async fn ensure(self: &Arc<Self>, range: Range<u64>, began: Instant) -> Result<()> {
+        if let Some(error) = self.gave_up()
+            && !self.object.missing(range.clone()).is_empty()
+        {
+            return Err(error);
+        }
+        let result = self.wait_for(range, began).await;
+        if let Err(error) = &result
+            && error.kind() == ErrorKind::Timeout
+        {
+            let mut known = self.gave_up.lock().unwrap_or_else(PoisonError::into_inner);
+            *known = Some((Instant::now(), error.clone()));
+        }
+        result
+    }
+
+    async fn wait_for(self: &Arc<Self>, range: Range<u64>, began: Instant) -> Result<()> {
         loop {
             let landed = self.landed.notified();
             tokio::pin!(landed);

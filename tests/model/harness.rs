@@ -442,7 +442,7 @@ impl Harness {
             match self.agrees(&path, &attr, expect) {
                 Ok(None) => return Ok(Some(attr)),
                 Ok(Some(held)) => {
-                    if held.object.2 != "" && !self.held.iter().any(|h| h.ino == held.ino) {
+                    if !held.object.2.is_empty() && !self.held.iter().any(|h| h.ino == held.ino) {
                         self.held.push(held);
                     }
                     return Ok(Some(attr));
