@@ -1,6 +1,7 @@
 //! A pinned object of a source, read through the cache.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -51,6 +52,8 @@ pub struct Remote {
     learnt: OnceLock<Entry>,
     /// Set once the whole object was compared with the digest that its source promises.
     digest_checked: OnceLock<Result<()>>,
+    /// Set once the server sent all where a range was asked: from then on it is asked for all.
+    whole_only: AtomicBool,
     flights: Mutex<Vec<Arc<Flight>>>,
     /// Told whenever bytes land and whenever a flight ends.
     landed: Notify,
@@ -85,6 +88,7 @@ impl Remote {
             pin,
             learnt: OnceLock::new(),
             digest_checked: OnceLock::new(),
+            whole_only: AtomicBool::new(false),
             flights: Mutex::new(Vec::new()),
             landed: Notify::new(),
             fetcher,
@@ -214,12 +218,18 @@ impl Remote {
         {
             let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
             for flight in flights.iter() {
-                if missing.iter().any(|m| flight.overlaps(m)) {
+                let whole_only = self.whole_only.load(Ordering::Relaxed);
+                if whole_only || missing.iter().any(|m| flight.overlaps(m)) {
                     concerned.push(flight.clone());
                 }
             }
             let flying: Vec<_> = flights.iter().map(|f| f.range.clone()).collect();
-            for range in plan::requests(missing, &flying) {
+            let requests = match self.whole_only.load(Ordering::Relaxed) {
+                true if !flying.is_empty() || missing.is_empty() => Vec::new(),
+                true => Vec::from([0..self.size()]),
+                false => plan::requests(missing, &flying),
+            };
+            for range in requests {
                 let flight = Flight::new(range);
                 flights.push(flight.clone());
                 fresh.push(flight);
@@ -308,16 +318,21 @@ impl Remote {
             if body.range != range {
                 // A server without ranges sent the whole object: keep all of it, so that it is
                 // asked only once.
-                drop(fill.take());
-                fill = Some(self.claim_whole(deadline).await?);
-                range = 0..self.size();
-                if body.range != range {
+                let whole = 0..self.size();
+                if body.range != whole {
                     return Err(Error::lied(format!(
                         "{}: asked for bytes {range:?}, got {:?}",
                         self.url(),
                         body.range
                     )));
                 }
+                self.whole_only.store(true, Ordering::Relaxed);
+                drop(fill.take());
+                fill = Some(self.claim_whole(deadline).await?);
+                if self.object.missing(range).is_empty() {
+                    return Ok(());
+                }
+                range = whole;
             }
             let Some(filling) = fill.take() else {
                 return Err(Error::lied("a fetch lost its claim"));

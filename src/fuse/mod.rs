@@ -38,6 +38,9 @@ const MAX_BACKGROUND: u16 = 64;
 /// The block size of `statfs`, and of attributes.
 const BLOCK: u32 = 4096;
 
+/// For how long the kernel may keep a directory's attributes that it asked for by number.
+const DIR_ATTR: Duration = Duration::from_secs(1);
+
 /// The filesystem as the kernel talks to it.
 pub struct Fuse {
     vfs: Arc<Vfs>,
@@ -165,7 +168,6 @@ impl Filesystem for Fuse {
             InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_CACHE_SYMLINKS,
             InitFlags::FUSE_MAX_PAGES,
-            InitFlags::FUSE_EXPORT_SUPPORT,
         ] {
             if config.add_capabilities(wanted).is_err() {
                 debug!(?wanted, "the kernel has no such ability");
@@ -210,6 +212,8 @@ impl Filesystem for Fuse {
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         match self.vfs.attr(ino.0) {
+            // What a directory is can change under its number.
+            Ok(attr) if attr.kind == Kind::Dir => reply.attr(&DIR_ATTR, &file_attr(&attr)),
             Ok(attr) => reply.attr(&FOREVER, &file_attr(&attr)),
             Err(error) => reply.error(self.failed("stat", ino, &error)),
         }

@@ -15,10 +15,13 @@ const QUIET: Duration = Duration::from_secs(30);
 /// How many different failures are remembered at most.
 const REMEMBERED: usize = 256;
 
+/// An operation, a reason and a directory.
+type Trouble = (&'static str, &'static str, String);
+
 /// Logs failures, rate limited.
 #[derive(Debug, Default)]
 pub(super) struct Reporter {
-    seen: Mutex<HashMap<(&'static str, &'static str, String), (Instant, u64)>>,
+    seen: Mutex<HashMap<Trouble, (Instant, u64)>>,
 }
 
 impl Reporter {

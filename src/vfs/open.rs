@@ -29,37 +29,40 @@ impl Vfs {
             Ok(node) => node,
             Err(error) => return Some(Err(error)),
         };
-        let name = node.path.file_name()?;
-        let dir = node.path.parent()?;
-        let found = self.namespace.peek_lookup(&dir, &name)?;
-        if let Err(error) = self.check_current(&node, found) {
-            return Some(Err(error));
+        let found = self
+            .namespace
+            .peek_lookup(&node.path.parent()?, &node.path.file_name()?)?;
+        let entry = match self.current(&node, found) {
+            Ok(entry) => entry,
+            Err(error) => return Some(Err(error)),
+        };
+        let leaf = leaf(&node).ok()?;
+        if self.must_probe(leaf.layer, leaf.path, &entry) {
+            return None;
         }
         if let Some(file) = opened(&node) {
             return Some(Ok(self.handle(node, file)));
         }
-        let Leaf { layer, path, entry } = leaf(&node).ok()?;
-        if !pinned(entry) || self.must_probe(layer, path, entry) {
+        if !pinned(&entry) {
             return None;
         }
-        let file = self.open_file(&node, entry.clone())?;
+        let file = self.open_file(&node, entry)?;
         Some(file.map(|file| self.handle(node.clone(), file)))
     }
 
     /// Opens a file.
     pub async fn open(self: &Arc<Self>, ino: Ino) -> Result<u64> {
         let node = self.file_node(ino)?;
+        let Leaf { layer, path, entry } = leaf(&node)?;
+        let mut entry = entry.clone();
         if let (Some(dir), Some(name)) = (node.path.parent(), node.path.file_name()) {
             let found = self.namespace.lookup(&dir, &name).await;
-            self.check_current(&node, found)?;
+            entry = self.current(&node, found)?;
         }
-        let Leaf { layer, path, entry } = leaf(&node)?;
-        let due = self.must_probe(layer, path, entry);
-        let entry = if due || (!pinned(entry) && opened(&node).is_none()) {
-            self.probe(layer, path, entry).await?
-        } else {
-            entry.clone()
-        };
+        let due = self.must_probe(layer, path, &entry);
+        if due || (!pinned(&entry) && opened(&node).is_none()) {
+            entry = self.probe(layer, path, &entry).await?;
+        }
         if let Some(file) = opened(&node) {
             return Ok(self.handle(node, file));
         }
@@ -138,27 +141,33 @@ impl Vfs {
         number
     }
 
-    /// Answers the first open of a replaced file with `Stale`, so that the kernel looks the name
-    /// up again; the second one without a lookup between has no name to look up (a bind mount)
+    /// Returns what is known now of the file that the inode stands for: perhaps more than at its
+    /// lookup.
+    ///
+    /// The first open of a replaced file is answered with `Stale`, so that the kernel looks the
+    /// name up again; a second one without a lookup between has no name to look up (a bind mount)
     /// and gets the held version.
-    fn check_current(
+    fn current(
         &self,
         node: &Node,
         found: std::result::Result<Found, LookupError>,
-    ) -> Result<()> {
-        let current = match found {
+    ) -> Result<Entry> {
+        let held = leaf(node)?.entry;
+        match found {
             Ok(found) => {
-                let at = self.identify(&node.path, found.entry, found.layer, found.path);
-                at.0 == node.ino
+                let at = self.identify(&node.path, found.entry.clone(), found.layer, found.path);
+                if at.0 == node.ino {
+                    return Ok(found.entry);
+                }
             }
-            Err(LookupError::Absent { .. }) => false,
+            Err(LookupError::Absent { .. }) => {}
             // Nobody knows: the held version is the best there is.
-            Err(LookupError::Failed { .. }) => true,
-        };
-        if !current && !node.told_stale.swap(true, Ordering::Relaxed) {
-            return Err(Error::Stale);
+            Err(LookupError::Failed { .. }) => return Ok(held.clone()),
         }
-        Ok(())
+        if node.told_stale.swap(true, Ordering::Relaxed) {
+            return Ok(held.clone());
+        }
+        Err(Error::Stale)
     }
 
     /// Returns whether the version is weak and was last seen too long ago.
