@@ -73,13 +73,24 @@ impl Daemon {
     fn start(mut command: Command, at: PathBuf, runtime: PathBuf) -> Daemon {
         fs::create_dir(&at).unwrap();
         let name = command.get_program().to_string_lossy().into_owned();
+        // Of the user's own AWS settings none is to count, and rclone fails on some.
+        for (variable, _) in std::env::vars_os() {
+            let name = variable.to_string_lossy();
+            let ours = name == "AWS_ENDPOINT_URL" || name == "AWS_REGION";
+            if name.starts_with("AWS_") && !ours {
+                command.env_remove(&variable);
+            }
+        }
+        let log = at.with_extension("log");
+        command.stderr(fs::File::create(&log).unwrap());
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
         let child = child.unwrap_or_else(|e| panic!("{name}: {e}: run tests/setup.sh bench"));
         let mut daemon = Daemon { child, at, runtime };
         let started = Instant::now();
         while !is_mounted(&daemon.at) {
             if let Some(status) = daemon.child.try_wait().unwrap() {
-                panic!("{name} mount ended with {status}");
+                let said = fs::read_to_string(&log).unwrap_or_default();
+                panic!("{name} mount ended with {status}\n{said}");
             }
             assert!(started.elapsed() < PATIENCE, "{name}: no mount in time");
             std::thread::sleep(Duration::from_millis(5));

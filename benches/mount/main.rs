@@ -8,6 +8,9 @@
 //! large file's size in MiB, `SVOL_BENCH_TURNS` how often each is measured, `SVOL_BENCH_ROWS` which
 //! (of `again`, `cold`, `small`; all).
 
+// A program has no other crates that its items could be reached from.
+#![allow(unreachable_pub)]
+
 mod daemon;
 mod load;
 mod report;
