@@ -17,7 +17,8 @@ test: setup ## Runs all tests, on real mounts and real servers on loopback.
 	$(CARGO) build --workspace --bins
 	$(CARGO) test --workspace --no-fail-fast
 
-bench: setup ## Measures; prints ratios against peers and floors of the same run.
+bench: ## Measures; prints ratios against peers and floors of the same run.
+	tests/setup.sh bench
 	$(CARGO) build --release
 	$(CARGO) bench --bench mount
 

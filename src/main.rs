@@ -44,12 +44,8 @@ fn dispatch(cli: &Cli, out: &mut dyn Write, err: &mut dyn Write) -> Result<ExitS
         Command::Cat(args) => commands::look::cat(args, out, err),
         Command::Cache(args) => commands::cache::cache(args, out, err),
         Command::Demo(args) => {
-            let runtime = commands::runtime()?;
-            let interrupted = async {
-                let _ = tokio::signal::ctrl_c().await;
-            };
             // On this thread, which is none of the runtime's: it waits for processes.
-            runtime.block_on(svol::demo::run(args.keep, out, interrupted))?;
+            commands::runtime()?.block_on(svol::demo::run(args.keep, out))?;
             Ok(ExitStatus::Done)
         }
     }

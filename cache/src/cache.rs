@@ -87,8 +87,9 @@ impl Disk {
             Ok(space) => self.quota.measured_free(space.free),
             Err(error) => self.troubles.note("measure the disk", &error),
         }
+        let at = self.quota.reports();
         if let Some(used) = self.index.used() {
-            self.quota.reported(used, 0);
+            self.quota.found(used, at);
         }
     }
 
@@ -121,13 +122,14 @@ impl Disk {
         let path = self.dir.blob(hash);
         let removed = lock_blob(self, hash).and_then(|_guard| {
             dir::remove(&path)?;
-            dir::remove(&dir::sidecar(&path))
+            dir::remove(&dir::sidecar(&path))?;
+            // Before somebody else can make it anew.
+            Ok(self.index.commit(Change::DropBlob { hash: *hash }))
         });
         match removed {
-            Ok(()) => {
+            Ok(_) => {
                 counters.healed.add(1);
                 tracing::warn!(blob = %hash, reason, "damaged blob dropped");
-                let _ = self.index.commit(Change::DropBlob { hash: *hash });
             }
             Err(error) => self.troubles.note("remove a blob", &error),
         }
@@ -145,10 +147,8 @@ impl Cache {
         let space = dir.space().map_err(Error::io("measure the disk"))?;
         let locks = dir.create(&dir.locks());
         let locks = Arc::new(locks.map_err(Error::io("make the lock file"))?);
-        let connection = index::open(&dir)?;
-        let (used, latest_use) =
-            index::summary(&connection).map_err(|error| Error::Index(error.to_string()))?;
-        let quota = Arc::new(Quota::new(&config, space, used));
+        let (connection, summary) = index::open(&dir)?;
+        let quota = Arc::new(Quota::new(&config, space, summary.used));
         let troubles = Arc::new(Troubles::default());
         let threads_failed = || Error::io("start a thread");
         let (index, index_thread) = Index::start(
@@ -173,7 +173,7 @@ impl Cache {
                 descriptors: Descriptors::new(),
                 sealer: Arc::default(),
                 evictor: Arc::default(),
-                clock: Clock::new(latest_use),
+                clock: Clock::new(summary.latest_use),
                 troubles,
             }),
         });

@@ -19,6 +19,7 @@ use crate::cache::{Disk, Shared};
 use crate::dir::{self, Kind};
 use crate::failpoint;
 use crate::index::{Candidate, Change, What};
+use crate::key::ObjectKey;
 use crate::lock;
 use crate::quota::Quota;
 use crate::seal::lock_blob;
@@ -30,10 +31,13 @@ const TICK: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_millis(20);
 
 /// How long to take it that there is nothing more to evict.
-const EXHAUSTED: Duration = Duration::from_secs(1);
+const EXHAUSTED: Duration = Duration::from_millis(250);
 
 /// Candidates asked for at once.
 const PAGE: u64 = 64;
+
+/// Spared files of a kind after which to take it that the rest is open or pinned too, for now.
+const MOST_SPARED: u64 = 4096;
 
 #[derive(Default)]
 struct State {
@@ -135,11 +139,8 @@ pub(crate) fn evict(shared: &Shared, disk: &Disk, excess: u64, stopped: &AtomicB
     });
     while evicted.bytes < excess && !stopped.load(Ordering::Relaxed) {
         for queue in &mut queues {
+            queue.done |= queue.spared >= MOST_SPARED;
             if queue.page.is_empty() && !queue.done {
-                // What was removed must be gone from the index, or it would come again.
-                if !disk.index.commit(Change::Flush) {
-                    return evicted;
-                }
                 let page = disk.index.oldest(queue.kind, queue.spared, PAGE);
                 queue.page = page.unwrap_or_default().into();
                 queue.done = queue.page.is_empty();
@@ -167,7 +168,6 @@ pub(crate) fn evict(shared: &Shared, disk: &Disk, excess: u64, stopped: &AtomicB
         }
     }
     if evicted.files > 0 {
-        let _ = disk.index.commit(Change::Flush);
         disk.measure();
     }
     evicted
@@ -195,12 +195,15 @@ fn remove(shared: &Shared, disk: &Disk, candidate: &Candidate) -> io::Result<Opt
             if is_held(disk.index.objects_of_pack(id)) {
                 return Ok(None);
             }
-            disk.packs.release(id);
+            disk.packs.release(disk, id);
             (disk.dir.pack(id), Change::DropPack { id })
         }
     };
     let _guard = match candidate.what {
-        What::Blob(hash) => Some(lock_blob(disk, &hash)?),
+        What::Blob(hash) => match lock_blob(disk, &hash)? {
+            None => return Ok(None),
+            guard => guard,
+        },
         _ => None,
     };
     let freed = match remove_alone(&path)? {
@@ -209,8 +212,28 @@ fn remove(shared: &Shared, disk: &Disk, candidate: &Candidate) -> io::Result<Opt
         Removal::Done(bytes) => bytes,
     };
     failpoint::pass("evict.unlinked");
-    disk.index.send(change, None);
+    // Before somebody else can make it anew.
+    if !disk.index.commit(change) {
+        return Err(io::Error::other("the index is not available"));
+    }
+    if let What::Partial(key) = candidate.what {
+        account_for_blob(disk, &key);
+    }
     Ok(Some(freed))
+}
+
+/// A partial that is gone may have become a blob by somebody who did not live to say so. From now
+/// on the blob is counted, and can be evicted.
+fn account_for_blob(disk: &Disk, key: &ObjectKey) {
+    let row = disk.index.object(key).and_then(|row| row.blob);
+    if let Some(row) = row
+        && let Ok(data) = std::fs::metadata(disk.dir.blob(&row.hash))
+    {
+        let sidecar = std::fs::metadata(dir::sidecar(&disk.dir.blob(&row.hash)));
+        let bytes = dir::allocated(&data) + sidecar.map_or(0, |beside| dir::allocated(&beside));
+        let hash = row.hash;
+        disk.index.send(Change::BlobMeasured { hash, bytes }, None);
+    }
 }
 
 /// What came of removing a file.

@@ -149,8 +149,14 @@ pub(crate) fn create_partial(dir: &Dir, key: &ObjectKey, size: u64) -> io::Resul
         if !dir::still_names(&path, &metadata) {
             return Ok(None);
         }
-        if metadata.len() == 0 && !sidecar_path.exists() {
-            lay_out(dir, &data, &sidecar_path, key, size)?;
+        if metadata.len() == 0
+            && !sidecar_path.exists()
+            && let Err(error) = lay_out(dir, &data, &sidecar_path, key, size)
+        {
+            // Nobody can have got anything from it: leave nothing behind.
+            dir::remove(&sidecar_path)?;
+            dir::remove(&path)?;
+            return Err(error);
         }
         match open_partial(dir, key, size)? {
             Opened::Ready(files) => return Ok(Some(files)),

@@ -57,7 +57,8 @@ enum Target {
 impl Fill {
     /// Makes a claim that holds in this process one of all processes. None: somebody has it, or
     /// some of the range is here.
-    pub(crate) fn start(inner: Arc<Inner>, range: Range<u64>) -> Option<Fill> {
+    /// Where it is to be aside, other processes do not count, and the bytes go to memory.
+    pub(crate) fn start(inner: Arc<Inner>, range: Range<u64>, aside: bool) -> Option<Fill> {
         // Made first: from here on, dropping it gives the claim in this process back.
         let mut fill = Fill {
             position: range.start,
@@ -70,7 +71,7 @@ impl Fill {
         let inner = Arc::clone(&fill.inner);
         let disk = inner
             .disk()
-            .filter(|disk| disk.quota.could_keep(inner.size));
+            .filter(|disk| !aside && disk.quota.could_keep(inner.size));
         if let Some(disk) = disk {
             fill.target = if inner.is_small() {
                 claim_small(&inner, disk)?
@@ -154,19 +155,9 @@ impl Fill {
             return;
         }
         self.last_store = Instant::now();
-        if let Target::Files(backing, _) = &self.target {
-            let written = match self.inner.disk() {
-                Some(disk) => write(&self.inner, disk, backing, start, bytes),
-                None => false,
-            };
-            if written {
-                self.inner.changed();
-                return;
-            }
-            // No room, or trouble: what is left of this range is not kept either. Others may
-            // now try it.
-            self.report();
-            self.target = Target::Memory;
+        if self.write(start, bytes) {
+            self.inner.changed();
+            return;
         }
         let memory = &self.inner.shared.memory;
         for (index, part) in (start / GRAIN..).zip(bytes.chunks(GRAIN as usize)) {
@@ -175,6 +166,34 @@ impl Fill {
         let counters = &self.inner.shared.counters;
         counters.unkept_bytes.add(bytes.len() as u64);
         self.inner.changed();
+    }
+
+    /// Writes whole grains to the object's files; false when they are not to be kept.
+    fn write(&mut self, start: u64, bytes: &[u8]) -> bool {
+        let inner = Arc::clone(&self.inner);
+        let Some(disk) = inner.disk() else {
+            return false;
+        };
+        // A second try is for a file that had to be given up.
+        for _ in 0..2 {
+            let Target::Files(backing, _) = &self.target else {
+                return false;
+            };
+            let written = write(&inner, disk, backing, start, bytes);
+            if let Written::Yes = written {
+                return true;
+            }
+            // No room, or trouble: what is left of this range is not kept either, and others may
+            // now try it.
+            self.report();
+            self.target = Target::Memory;
+            if let Written::NewFile = written
+                && let Some(target) = claim_range(&inner, disk, &self.range)
+            {
+                self.target = target;
+            }
+        }
+        false
     }
 
     /// Stores a small object, all of which has come.
@@ -271,21 +290,29 @@ fn claim_small(inner: &Arc<Inner>, disk: &Disk) -> Option<Target> {
     }
 }
 
-/// Writes whole grains to the object's files; false when they cannot be kept.
+/// What came of writing.
+enum Written {
+    Yes,
+    No,
+    /// The file was given up; there is to be a new one.
+    NewFile,
+}
+
+/// Writes whole grains to the object's files.
 fn write(
     inner: &Arc<Inner>,
     disk: &Disk,
     backing: &Arc<Backing>,
     start: u64,
     bytes: &[u8],
-) -> bool {
+) -> Written {
     if !disk.make_room(inner, bytes.len() as u64) {
-        return false;
+        return Written::No;
     }
     let files = &backing.files;
     if !has_length(&files.data, inner.size) {
         inner.abandon(backing);
-        return false;
+        return Written::NewFile;
     }
     let first = start / GRAIN;
     let cvs: Vec<Cv> = (first..)
@@ -298,7 +325,7 @@ fn write(
     });
     if let Err(error) = written {
         disk.troubles.note("write a file", &error);
-        return false;
+        return Written::No;
     }
     failpoint::pass("fill.hashes");
     for index in (first..).take(cvs.len()) {
@@ -307,7 +334,7 @@ fn write(
     let bytes = (bytes.len() + cvs.as_flattened().len()) as u64;
     disk.quota.wrote(bytes);
     backing.unreported.fetch_add(bytes, Ordering::Relaxed);
-    true
+    Written::Yes
 }
 
 /// Tells the index what an object's partial takes by now.
@@ -316,9 +343,12 @@ fn report(inner: &Inner, disk: &Disk, backing: &Backing) {
     if covered > 0 {
         let change = Change::Measured {
             key: inner.key,
+            size: inner.size,
             bytes: backing.allocated(),
             covered,
         };
-        disk.index.send(change, None);
+        if !disk.index.send(change, None) {
+            backing.unreported.fetch_add(covered, Ordering::Relaxed);
+        }
     }
 }

@@ -21,7 +21,7 @@ use crate::dir;
 use crate::failpoint;
 use crate::files::{self, Files, Identity, Opened};
 use crate::grain::{self, ABSENT, Cv, Runs, SMALL};
-use crate::index::{BlobRow, Change, Place, Seal};
+use crate::index::{BlobRow, Change, ObjectRow, Place, Seal};
 use crate::key::ObjectKey;
 use crate::memory::WHOLE;
 use crate::object::Sealed;
@@ -39,8 +39,9 @@ const CVS_AT_ONCE: usize = 1024;
 /// How often to look for files that are just being moved, with a millisecond between.
 const FIND_TRIES: u32 = 20;
 
-/// The least time between two notes of an object's use, in seconds.
-const USE_RESOLUTION: u64 = 60;
+/// The least time between two notes of an object's use, by whichever process, in seconds. What was
+/// used within ten minutes is equally far from being evicted; finer would cost a write a read.
+const USE_RESOLUTION: u64 = 600;
 
 /// What this process knows of the grains of one file, whichever descriptor it has of it.
 pub(crate) struct Progress {
@@ -161,6 +162,11 @@ impl Inner {
         }
     }
 
+    /// Learns when the object was last used by anybody.
+    fn learn_use(&self, row: &ObjectRow) {
+        self.noted_use.fetch_max(row.last_use, Ordering::Relaxed);
+    }
+
     /// Returns the object's files where this process has them open.
     pub(crate) fn open_files(&self) -> Option<Arc<Backing>> {
         self.slot
@@ -207,10 +213,18 @@ impl Inner {
                 .index
                 .object(&self.key)
                 .filter(|row| row.size == self.size);
+            if let Some(row) = &row {
+                self.learn_use(row);
+            }
             let mut moving = false;
             if let Some(blob) = row.and_then(|row| row.blob) {
                 match self.find_blob(disk, &blob) {
-                    Ok(Found::Ready(backing)) => return Some(backing),
+                    Ok(Found::Ready(backing)) => {
+                        if row.is_some_and(|row| row.partial_bytes > 0) {
+                            disk.sealer.enqueue(self);
+                        }
+                        return Some(backing);
+                    }
                     Ok(Found::Again) => moving = true,
                     // It may be on its way from one place to the other.
                     Ok(Found::No) => moving = attempt == 0,
@@ -219,13 +233,16 @@ impl Inner {
             }
             match files::open_partial(&disk.dir, &self.key, self.size) {
                 Ok(Opened::Ready(files)) => {
+                    let backing = self.install(disk, files, State::Partial);
                     if row.is_none() {
-                        disk.index.hint(Change::AddPartial {
+                        disk.index.hint(Change::Measured {
                             key: self.key,
                             size: self.size,
+                            bytes: backing.allocated(),
+                            covered: 0,
                         });
                     }
-                    return Some(self.install(disk, files, State::Partial));
+                    return Some(backing);
                 }
                 Ok(Opened::Busy) => moving = true,
                 // A claimer will see to it.
@@ -333,10 +350,19 @@ impl Inner {
             *slot = Some(Arc::clone(&backing));
         }
         disk.descriptors.opened(self);
-        if needs_seal(&backing) {
+        if self.may_need_seal(&backing) {
             disk.sealer.enqueue(self);
         }
         backing
+    }
+
+    /// Returns whether there may be something to do for the sealer: a partial that may be complete,
+    /// or a blob without a seal.
+    fn may_need_seal(&self, backing: &Backing) -> bool {
+        match backing.state {
+            State::Partial => self.may_be_complete(backing),
+            State::Blob { seal, .. } => seal.is_none(),
+        }
     }
 
     /// Returns the bytes of a small object, verified.
@@ -350,6 +376,7 @@ impl Inner {
         }
         let disk = self.disk()?;
         let row = disk.index.object(&self.key)?;
+        self.learn_use(&row);
         let blob = row.blob.filter(|blob| blob.size == self.size)?;
         let bytes = disk.packs.load(disk, &self.shared.counters, &blob)?;
         memory.insert(&self.key, WHOLE, bytes.clone());
@@ -485,15 +512,6 @@ enum Found {
 pub(crate) fn is_as_sealed(file: &File, size: u64, seal: &Seal) -> bool {
     file.metadata()
         .is_ok_and(|now| now.len() == size && now.nlink() > 0 && Seal::of(&now) == *seal)
-}
-
-/// Returns whether there may be something to do for the sealer: a partial that may be complete,
-/// or a blob without a good seal.
-fn needs_seal(backing: &Backing) -> bool {
-    match backing.state {
-        State::Partial => true,
-        State::Blob { seal, .. } => seal.is_none(),
-    }
 }
 
 impl Drop for Inner {

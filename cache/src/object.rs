@@ -102,6 +102,18 @@ impl Object {
     ///
     /// Blocks for local disk I/O; making an object's files waits for a commit, a millisecond.
     pub fn try_claim(&self, range: Range<u64>) -> Option<Fill> {
+        self.claim(range, false)
+    }
+
+    /// Tries to become the one in this process to bring `range` into the memory tier, whatever
+    /// other processes do: for a reader that has waited long for one that was stopped, or is slow.
+    ///
+    /// None: some of it is being brought by this process, or is here by now.
+    pub fn try_claim_aside(&self, range: Range<u64>) -> Option<Fill> {
+        self.claim(range, true)
+    }
+
+    fn claim(&self, range: Range<u64>, aside: bool) -> Option<Fill> {
         let inner = &self.inner;
         let range = if inner.is_small() {
             0..inner.size
@@ -121,7 +133,7 @@ impl Object {
             }
             claims.push(range.clone());
         }
-        Fill::start(Arc::clone(inner), range)
+        Fill::start(Arc::clone(inner), range, aside)
     }
 
     /// Starts to watch for changes. Make it *before* asking what is missing, and no change is

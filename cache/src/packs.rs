@@ -90,6 +90,12 @@ impl Packs {
             }
             Err(error) => {
                 disk.troubles.note("read a pack", &error);
+                let at_fault = error.kind() == ErrorKind::UnexpectedEof
+                    || error.raw_os_error() == Some(libc::EIO);
+                if !at_fault {
+                    // Too many open files, say: no reason to lose it.
+                    return None;
+                }
                 let _ = disk.index.commit(Change::DropBlob { hash: row.hash });
             }
         }
@@ -141,17 +147,22 @@ impl Packs {
     ) -> bool {
         let hash = blake3::hash(bytes);
         let size = bytes.len() as u64;
-        let known = disk.index.blob(&hash).filter(|row| row.size == size);
-        let place = match known {
-            Some(_) => None,
-            None if !disk.make_room_for_small(size) => return false,
-            None => match self.append(disk, bytes) {
+        let is_known = disk.index.blob(&hash).is_some_and(|row| row.size == size);
+        if !is_known && !disk.make_room_for_small(size) {
+            return false;
+        }
+        // Held until the change is queued, so that who takes the pack away can wait for it.
+        let mut appender = self.appender.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = if is_known {
+            None
+        } else {
+            match append(disk, &mut appender, self.full, bytes) {
                 Ok(place) => Some(place),
                 Err(error) => {
                     disk.troubles.note("write a pack", &error);
                     return false;
                 }
-            },
+            }
         };
         failpoint::pass("pack.appended");
         let change = Change::AddSmall {
@@ -161,44 +172,23 @@ impl Packs {
             place,
             covered: if place.is_some() { size } else { 0 },
         };
-        disk.index.send(change, Some(guard));
+        let covered = change.covered();
+        if !disk.index.send(change, Some(guard)) {
+            disk.quota.forget(covered);
+            return false;
+        }
         true
     }
 
-    fn append(&self, disk: &Disk, bytes: &[u8]) -> io::Result<Placed> {
-        let mut slot = self.appender.lock().unwrap_or_else(PoisonError::into_inner);
-        let fits = |appender: &Appender| {
-            appender.end + bytes.len() as u64 <= self.full
-                && appender.file.metadata().is_ok_and(|m| m.nlink() > 0)
-        };
-        if !slot.as_ref().is_some_and(fits) {
-            *slot = None;
-            *slot = Some(take_over(disk, self.full).map_or_else(|| begin(disk), Ok)?);
-        }
-        let Some(appender) = &mut *slot else {
-            return Err(ErrorKind::NotFound.into());
-        };
-        let offset = appender.end;
-        if let Err(error) = appender.file.write_all_at(bytes, offset) {
-            // What was written of it is covered by the next, or by the next process.
-            *slot = None;
-            return Err(error);
-        }
-        appender.end += bytes.len() as u64;
-        disk.quota.wrote(bytes.len() as u64);
-        let metadata = appender.file.metadata();
-        Ok(Placed {
-            pack: appender.id,
-            offset,
-            pack_bytes: metadata.map_or(appender.end, |now| dir::allocated(&now)),
-        })
-    }
-
-    /// Closes a pack that is to be evicted.
-    pub(crate) fn release(&self, id: u64) {
-        {
+    /// Closes a pack that is to be evicted; what was stored in it is in the index by then.
+    pub(crate) fn release(&self, disk: &Disk, id: u64) {
+        let appended = {
             let mut appender = self.appender.lock().unwrap_or_else(PoisonError::into_inner);
-            appender.take_if(|appender| appender.id == id);
+            appender.take_if(|appender| appender.id == id).is_some()
+        };
+        if appended {
+            // If this fails, so did what was queued before it.
+            let _ = disk.index.commit(Change::Flush);
         }
         let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
         readers.retain(|reader| reader.id != id);
@@ -209,6 +199,35 @@ impl Packs {
         *self.appender.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.close_idle(true);
     }
+}
+
+/// Appends a content to the pack that this process has, or to another.
+fn append(disk: &Disk, slot: &mut Option<Appender>, full: u64, bytes: &[u8]) -> io::Result<Placed> {
+    let fits = |appender: &Appender| {
+        appender.end + bytes.len() as u64 <= full
+            && appender.file.metadata().is_ok_and(|m| m.nlink() > 0)
+    };
+    if !slot.as_ref().is_some_and(fits) {
+        *slot = None;
+        *slot = Some(take_over(disk, full).map_or_else(|| begin(disk), Ok)?);
+    }
+    let Some(appender) = slot else {
+        return Err(ErrorKind::NotFound.into());
+    };
+    let offset = appender.end;
+    if let Err(error) = appender.file.write_all_at(bytes, offset) {
+        // What was written of it is covered by the next, or by the next process.
+        *slot = None;
+        return Err(error);
+    }
+    appender.end += bytes.len() as u64;
+    disk.quota.wrote(bytes.len() as u64);
+    let metadata = appender.file.metadata();
+    Ok(Placed {
+        pack: appender.id,
+        offset,
+        pack_bytes: metadata.map_or(appender.end, |now| dir::allocated(&now)),
+    })
 }
 
 /// Takes over a pack that is at most half full and that nobody appends to.

@@ -5,6 +5,7 @@
 //! within what the processes write in the 50 ms between two reports.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::config::Config;
 use crate::dir::Space;
@@ -24,6 +25,8 @@ pub(crate) struct Quota {
     used: AtomicU64,
     unreported: AtomicU64,
     free: AtomicU64,
+    /// Orders those who bring a new `used`.
+    reports: Mutex<u64>,
 }
 
 impl Quota {
@@ -36,6 +39,7 @@ impl Quota {
             used: AtomicU64::new(used),
             unreported: AtomicU64::new(0),
             free: AtomicU64::new(space.free),
+            reports: Mutex::default(),
         }
     }
 
@@ -56,14 +60,40 @@ impl Quota {
         self.used.load(Ordering::Relaxed).saturating_add(unreported)
     }
 
-    /// Notes what the index says; `covered` bytes that were unreported are in it by now.
+    /// Returns a number that changes with every report.
+    pub(crate) fn reports(&self) -> u64 {
+        *self.lock()
+    }
+
+    /// Notes what the index was found to say by somebody who asked when the number of reports was
+    /// `at`. If there was one meanwhile, which is newer, the finding is dropped.
+    pub(crate) fn found(&self, used: u64, at: u64) {
+        let reports = self.lock();
+        if *reports == at {
+            self.used.store(used, Ordering::Relaxed);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, u64> {
+        self.reports.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes what the index says after a commit of this process; `covered` bytes that were
+    /// unreported are in it by now.
     pub(crate) fn reported(&self, used: u64, covered: u64) {
+        let mut reports = self.lock();
+        *reports += 1;
         self.used.store(used, Ordering::Relaxed);
         let _ = self
             .unreported
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |unreported| {
                 Some(unreported.saturating_sub(covered))
             });
+    }
+
+    /// Notes that the index will not be told of `bytes` that were written.
+    pub(crate) fn forget(&self, bytes: u64) {
+        self.reported(self.used.load(Ordering::Relaxed), bytes);
     }
 
     pub(crate) fn measured_free(&self, free: u64) {
@@ -149,6 +179,13 @@ mod tests {
         quota.reported(350, 250);
         assert_eq!(quota.used(), 400);
         assert_eq!(quota.free(), 9_700);
+        // Asked before a report, answered after it: too late.
+        let at = quota.reports();
+        quota.reported(500, 50);
+        quota.found(100, at);
+        assert_eq!(quota.used(), 500);
+        quota.found(600, quota.reports());
+        assert_eq!(quota.used(), 600);
     }
 
     #[test]

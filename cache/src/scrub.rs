@@ -364,7 +364,11 @@ fn collect_partial(
                 .send(Change::PartialMeasured { key, bytes }, None);
             Ok(())
         }
-        _ => remove_orphan(path, report),
+        _ => {
+            remove_orphan(path, report)?;
+            disk.index.send(Change::DropPartial { key }, None);
+            Ok(())
+        }
     }
 }
 

@@ -24,6 +24,7 @@ use blake3::Hash;
 
 use crate::cache::Disk;
 use crate::dir;
+use crate::evict::{Removal, remove_alone};
 use crate::failpoint;
 use crate::files::{self, Opened};
 use crate::grain::{self, ABSENT, Merger};
@@ -156,6 +157,7 @@ fn seal(inner: &Arc<Inner>, disk: &Disk, stopped: &AtomicBool) -> io::Result<()>
         }
         State::Blob { hash, seal } => {
             let good = |seal: Seal| is_as_sealed(&backing.files.data, inner.size, &seal);
+            drop_left_over(inner, disk)?;
             if seal.is_some_and(good) {
                 return Ok(());
             }
@@ -309,6 +311,19 @@ fn verify_and_merge(
         at += cvs.len() as u64;
     }
     Ok(merger.finish())
+}
+
+/// Removes the partial of an object whose content is a blob: left by a crash after the intention,
+/// where the blob was there already.
+fn drop_left_over(inner: &Inner, disk: &Disk) -> io::Result<()> {
+    let row = disk.index.object(&inner.key);
+    if row.is_some_and(|row| row.partial_bytes > 0 && row.blob.is_some()) {
+        // Spared is what another process is at.
+        if let Removal::Done(_) | Removal::Gone = remove_alone(&disk.dir.partial(&inner.key))? {
+            let _ = disk.index.commit(Change::DropPartial { key: inner.key });
+        }
+    }
+    Ok(())
 }
 
 /// Seals a blob that is at its place but has no seal, or another than its file.

@@ -19,7 +19,7 @@ use crate::vfs::{LayerPolicy, Owner, Vfs};
 mod serve;
 mod sources;
 
-pub use serve::{READY, detach, serve};
+pub use serve::{READY, detach, prepare, serve};
 
 /// How long a reader waits for a listing that is known to be refreshed, before it gets the one
 /// that is here.

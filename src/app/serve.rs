@@ -105,8 +105,9 @@ pub fn serve(
     Ok(())
 }
 
-/// Checks everything that can be checked without making anything.
-fn prepare(settings: &MountSettings) -> Result<std::path::PathBuf, Error> {
+/// Checks everything that can be checked without making anything, and returns the mount point,
+/// absolute and without symbolic links. A dead mount of ours is detached there.
+pub fn prepare(settings: &MountSettings) -> Result<std::path::PathBuf, Error> {
     let mountpoint = mount::prepare(&settings.mountpoint)?;
     mount::check_apart(&mountpoint, "the cache", &settings.view.cache.dir)?;
     for layer in &settings.view.volume.spec.layers {
@@ -115,15 +116,10 @@ fn prepare(settings: &MountSettings) -> Result<std::path::PathBuf, Error> {
         }
     }
     if let Some(file) = &settings.log.file {
-        let dir = file.parent().unwrap_or(Path::new("/"));
-        if mount::check_apart(&mountpoint, "the log file's directory", dir).is_err()
-            && file.starts_with(&mountpoint)
-        {
-            return Err(Error::System(format!(
-                "{}: the log file is inside the mount point",
-                file.display()
-            )));
-        }
+        mount::check_outside(&mountpoint, "the log file", file)?;
+    }
+    if let Some(file) = &settings.view.config_file {
+        mount::check_outside(&mountpoint, "the volume file", file)?;
     }
     Ok(mountpoint)
 }
@@ -147,7 +143,16 @@ fn mount_error(mountpoint: &Path, error: &std::io::Error) -> String {
     } else if error.kind() == std::io::ErrorKind::NotFound {
         "; /dev/fuse or fusermount3 is missing (apt install fuse3, modprobe fuse)"
     } else if error.kind() == std::io::ErrorKind::PermissionDenied {
-        "; the mount point must be yours, or mount as root"
+        match std::fs::File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/fuse")
+        {
+            Err(_) => {
+                "; /dev/fuse is not for this user (it usually has mode 0666), or mount as root"
+            }
+            Ok(_) => "; the mount point must be yours, or mount as root",
+        }
     } else {
         ""
     };

@@ -9,7 +9,7 @@ use super::flight::Answer;
 use super::{Catalogue, bump};
 use crate::entry::{Entry, Kind, Timestamp, Version};
 use crate::path::{Name, RelPath};
-use crate::source::{Error, ErrorKind, Result};
+use crate::source::{Error, ErrorKind, Result, Source};
 
 impl Catalogue {
     /// Returns the entry `name` of `dir` with its exact size: what is known, or what the source
@@ -39,13 +39,23 @@ impl Catalogue {
             return Err(absent(path));
         };
         let now = self.ask(&dir, &name).await?;
-        Ok(match same(entry, &now) {
+        Ok(match same(&*self.source, entry, &now) {
             Same::Yes => entry.clone(),
             Same::Learnt(validator) => Entry {
                 validator: Some(validator),
                 ..entry.clone()
             },
-            Same::No => now,
+            Same::No => {
+                let current = self.recall(&dir).and_then(|dir| {
+                    let entry = dir.get(name.as_str())?;
+                    Some(entry.version == now.version)
+                });
+                if current != Some(true) {
+                    // The directory was not in memory, and what SQLite holds is the old version.
+                    self.invalidate(&dir);
+                }
+                now
+            }
         })
     }
 
@@ -123,7 +133,7 @@ impl Catalogue {
         };
         let mut result = now.clone();
         let changed = self.patch(dir, name, |row| {
-            let (row, news) = row.seen_as(now);
+            let (row, news) = row.seen_as(now, &*self.source);
             result = row.entry.clone();
             Some((row, news))
         });
@@ -190,40 +200,27 @@ enum Same {
 }
 
 /// Returns whether a `stat` found the version that is known. A listing and a `stat` need not speak
-/// of a version in the same words.
-fn same(known: &Entry, now: &Entry) -> Same {
-    if known.kind != now.kind || (known.size.is_some() && known.size != now.size) {
+/// of a version in the same words: the source knows.
+fn same(source: &dyn Source, known: &Entry, now: &Entry) -> Same {
+    let sizes_differ = known.size.is_some() && known.size != now.size;
+    if known.kind != now.kind || sizes_differ || !source.same_version(known, now) {
         return Same::No;
     }
     match (&known.validator, &now.validator) {
-        (Some(known), Some(now)) if known == now => Same::Yes,
-        (Some(_), Some(_)) => Same::No,
-        (None, Some(validator)) if known.version == now.version => Same::Learnt(validator.clone()),
-        _ if known.version == now.version => Same::Yes,
-        (None, validator)
-            if !known.version.strong
-                && known.size.is_some()
-                && known.mtime.is_some()
-                && known.mtime == now.mtime =>
-        {
-            match validator {
-                Some(validator) => Same::Learnt(validator.clone()),
-                None => Same::Yes,
-            }
-        }
-        _ => Same::No,
+        (None, Some(validator)) => Same::Learnt(validator.clone()),
+        _ => Same::Yes,
     }
 }
 
 impl Row {
     /// Returns the row after a `stat` said `now`, and whether that is new content.
-    fn seen_as(&self, now: Entry) -> (Row, bool) {
+    fn seen_as(&self, now: Entry, source: &dyn Source) -> (Row, bool) {
         let known = &self.entry;
         let listed = self.note.as_ref().and_then(|note| note.listed.clone());
         let seen = Some(Timestamp::now());
         let note = |listed| Some(Box::new(Note { listed, seen }));
         let unresolved = known.size.is_none() && known.kind == Kind::File;
-        match same(known, &now) {
+        match same(source, known, &now) {
             Same::Yes if !unresolved => (
                 Row {
                     entry: known.clone(),

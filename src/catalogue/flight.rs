@@ -10,19 +10,15 @@ use std::time::{Duration, Instant};
 use futures::future::BoxFuture;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
-use super::db::{Op, Stored};
-use super::directory::{Changes, Directory, order};
-use super::{BACKOFF_MAX, BACKOFF_MIN, Catalogue, ERROR_MEMORY, State, bump};
+use super::db::Stored;
+use super::directory::{Directory, order};
+use super::{BACKOFF_MAX, Catalogue, ERROR_MEMORY, State, bump};
 use crate::entry::Timestamp;
-use crate::path::{Name, RelPath};
-use crate::source::{Error, ErrorKind, Listing, Result};
-
-/// Entries from which comparing two listings is not done on a worker of the runtime: some
-/// milliseconds.
-const OFFLOAD: usize = 10_000;
+use crate::path::RelPath;
+use crate::source::{Error, ErrorKind, Result};
 
 /// How often one missing directory can make its parent be listed again.
-const BLAME_EVERY: Duration = Duration::from_secs(30);
+pub(super) const BLAME_EVERY: Duration = Duration::from_secs(30);
 
 /// Directories with something under way or wrong before those in order are looked for and dropped.
 const CONTROLS: usize = 1024;
@@ -30,33 +26,33 @@ const CONTROLS: usize = 1024;
 /// What is under way for a directory, or went wrong.
 #[derive(Default)]
 pub(super) struct Control {
-    flight: Option<Flight>,
+    pub(super) flight: Option<Flight>,
     /// Since when what is known is known to be wrong.
-    invalidated: Option<Instant>,
-    failure: Option<Failure>,
+    pub(super) invalidated: Option<Instant>,
+    pub(super) failure: Option<Failure>,
     /// When the parent was last told to look again because this directory is not there.
-    blamed: Option<Instant>,
+    pub(super) blamed: Option<Instant>,
 }
 
-struct Flight {
-    id: u64,
+pub(super) struct Flight {
+    pub(super) id: u64,
     started: Instant,
-    base: Option<Arc<Directory>>,
+    pub(super) base: Option<Arc<Directory>>,
     answer: Answer<Landed>,
 }
 
 #[derive(Clone)]
-struct Failure {
-    error: Error,
-    retry_at: Instant,
-    pause: Duration,
+pub(super) struct Failure {
+    pub(super) error: Error,
+    pub(super) retry_at: Instant,
+    pub(super) pause: Duration,
     /// Nothing else is known of the directory.
-    blind: bool,
+    pub(super) blind: bool,
 }
 
 impl Failure {
     /// Returns the failure of a directory of which nothing is known.
-    fn blind(error: Error, at: Instant) -> Failure {
+    pub(super) fn blind(error: Error, at: Instant) -> Failure {
         Failure {
             error,
             retry_at: at + ERROR_MEMORY,
@@ -394,8 +390,11 @@ impl Catalogue {
                     .await;
             }
             Err(error) if error.kind() == ErrorKind::NotFound && !dir.is_root() => {
-                self.gone(dir, id, base, &error);
+                let waiting = self.gone(dir, id, base, &error);
                 sender.send_replace(Some(Err(error)));
+                for op in waiting {
+                    self.db.write(op).await;
+                }
             }
             Err(error) => {
                 bump(&self.counters.failures);
@@ -404,310 +403,10 @@ impl Catalogue {
             }
         }
     }
-
-    #[allow(clippy::too_many_arguments, reason = "all of one flight")]
-    async fn arrived(
-        self: &Arc<Self>,
-        dir: &RelPath,
-        id: u64,
-        started: Instant,
-        listed_at: Timestamp,
-        base: Option<Arc<Directory>>,
-        listing: Listing,
-        sender: &watch::Sender<Option<Result<Landed>>>,
-    ) {
-        let trusted = self.trusted_until(started);
-        let mut base = self.recall(dir).or(base);
-        let (new, changes, base) = match base.take() {
-            None => {
-                let new = Arc::new(Directory::first(listing, listed_at, trusted));
-                self.commit(dir, id, started, &new, false);
-                (new, Changes::default(), None)
-            }
-            Some(mut base) => {
-                let listing = Arc::new(listing);
-                loop {
-                    let (new, changes) =
-                        compare(base.clone(), listing.clone(), listed_at, trusted).await;
-                    let new = Arc::new(new);
-                    // An entry may have been learnt in the meantime; then once more.
-                    let mut state = self.state();
-                    match self.recall(dir) {
-                        Some(other) if other.revision() != base.revision() => base = other,
-                        _ => {
-                            self.commit_in(&mut state, dir, id, started, &new, !changes.is_empty());
-                            break (new, changes, Some(base));
-                        }
-                    }
-                }
-            }
-        };
-
-        self.forget_below(dir, &changes.gone_dirs);
-        let names = changes.names();
-        self.tell(dir, &names);
-        let delta = Delta {
-            added: match base {
-                Some(_) => changes.added.len() as u64,
-                None => new.len() as u64,
-            },
-            changed: changes.changed.len() as u64,
-            removed: changes.removed.len() as u64,
-        };
-        let store = self.row.map(|source| {
-            let mut touched = changes.added;
-            touched.extend(changes.changed);
-            touched.extend(changes.quiet);
-            Op::Store {
-                source,
-                path: dir.clone(),
-                dir: new.clone(),
-                base: base.map(|base| base.generation()),
-                touched,
-                removed: changes.removed,
-            }
-        });
-        let landed = Ok(Landed { dir: new, delta });
-        // Queued before the answer if there is room, so that a flush after the answer finds it;
-        // nobody waits for room.
-        let waiting = store.and_then(|op| self.db.offer(op).err());
-        sender.send_replace(Some(landed));
-        if let Some(op) = waiting {
-            self.db.write(op).await;
-        }
-    }
-
-    fn commit(&self, dir: &RelPath, id: u64, started: Instant, new: &Arc<Directory>, news: bool) {
-        self.commit_in(&mut self.state(), dir, id, started, new, news);
-    }
-
-    fn commit_in(
-        &self,
-        state: &mut State,
-        dir: &RelPath,
-        id: u64,
-        started: Instant,
-        new: &Arc<Directory>,
-        news: bool,
-    ) {
-        state.land(dir, id);
-        state.outage = None;
-        let mut recovered = false;
-        let mut invalid = false;
-        if let Some(control) = state.controls.get_mut(dir) {
-            recovered = control.failure.take().is_some();
-            control.invalidated = control.invalidated.filter(|at| *at > started);
-            control.blamed = None;
-            invalid = control.invalidated.is_some();
-            if !invalid {
-                state.controls.remove(dir);
-            }
-        }
-        if invalid {
-            let wrong = new.dated(Some(Instant::now()), None);
-            self.remember(dir, &Arc::new(wrong));
-        } else {
-            self.remember(dir, new);
-        }
-        // A directory that was not there a moment ago may be there now.
-        for (path, control) in &mut state.controls {
-            if control
-                .failure
-                .as_ref()
-                .is_some_and(|failure| failure.error.kind() == ErrorKind::NotFound)
-                && path.parent().as_ref() == Some(dir)
-            {
-                control.failure = None;
-            }
-        }
-        if news || recovered {
-            self.changes.fetch_add(1, Ordering::Release);
-        }
-    }
-
-    /// A listing failed, and not because the directory is not there.
-    fn failed(
-        &self,
-        dir: &RelPath,
-        id: u64,
-        base: Option<Arc<Directory>>,
-        error: Error,
-    ) -> Result<Arc<Directory>> {
-        let now = Instant::now();
-        let mut state = self.state();
-        state.land(dir, id);
-        let known = self.recall(dir).or(base);
-        if known.is_none() && error.kind() == ErrorKind::Unreachable {
-            state.outage = Some((now, error.clone()));
-        }
-        let control = state.controls.entry(dir.clone()).or_default();
-        let pause = match &known {
-            None => ERROR_MEMORY,
-            Some(_) => control
-                .failure
-                .as_ref()
-                .filter(|failure| !failure.blind)
-                .map_or(BACKOFF_MIN, |failure| failure.pause * 2)
-                .max(error.retry_after().unwrap_or_default())
-                .min(BACKOFF_MAX),
-        };
-        let retry_at = now + pause;
-        control.failure = Some(Failure {
-            error: error.clone(),
-            retry_at,
-            pause,
-            blind: known.is_none(),
-        });
-        let Some(known) = known else {
-            return Err(error);
-        };
-        bump(&self.counters.stale_served);
-        tracing::debug!(source = self.source.identity(), %dir, %error, "serving the listing known before");
-        let known = Arc::new(known.dated(Some(retry_at), Some(error)));
-        self.remember(dir, &known);
-        Ok(known)
-    }
-
-    /// The source clearly says that the directory is not there.
-    fn gone(&self, dir: &RelPath, id: u64, base: Option<Arc<Directory>>, error: &Error) {
-        let now = Instant::now();
-        let known = self.recall(dir).or(base);
-        let parent = dir.parent();
-        let blame = {
-            let mut state = self.state();
-            state.land(dir, id);
-            self.unremember(dir);
-            let control = state.controls.entry(dir.clone()).or_default();
-            control.failure = Some(Failure::blind(error.clone(), now));
-            control.invalidated = None;
-            let parent_is_new = parent
-                .as_ref()
-                .and_then(|parent| self.recall(parent))
-                .is_some_and(|parent| {
-                    let age = Timestamp::now().0.saturating_sub(parent.listed_at().0);
-                    u128::try_from(age).is_ok_and(|age| age < self.policy.patience.as_nanos())
-                });
-            let blame = !parent_is_new && control.blamed.is_none_or(|at| at + BLAME_EVERY < now);
-            if blame {
-                control.blamed = Some(now);
-            }
-            blame
-        };
-        if known.is_some() || blame {
-            self.changes.fetch_add(1, Ordering::Release);
-        }
-        if let Some(known) = known {
-            if let (Some(parent), Some(name)) = (&parent, dir.file_name()) {
-                self.forget_below(parent, std::slice::from_ref(&name));
-                self.tell(parent, &[name]);
-            }
-            let names: Vec<Name> = known.entries().map(|e| e.name.clone()).collect();
-            self.tell(dir, &names);
-        }
-        if let Some(parent) = parent.filter(|_| blame) {
-            self.invalidate(&parent);
-        }
-    }
-
-    /// The source hesitates: returns what is known, if flight `id` is still under way.
-    fn overdue(&self, dir: &RelPath, id: u64) -> Option<Arc<Directory>> {
-        let state = self.state();
-        let flight = state.controls.get(dir)?.flight.as_ref()?;
-        if flight.id != id {
-            return None;
-        }
-        let known = self.recall(dir).or_else(|| flight.base.clone())?;
-        bump(&self.counters.stale_served);
-        let waited = self.policy.patience;
-        let error = known.stale().cloned().unwrap_or_else(|| {
-            Error::new(
-                ErrorKind::Timeout,
-                format!("the source has not listed {dir} within {waited:?}"),
-            )
-        });
-        let again = Instant::now() + ERROR_MEMORY;
-        let known = Arc::new(known.dated(Some(again), Some(error)));
-        self.remember(dir, &known);
-        Some(known)
-    }
-
-    /// Makes sure that `dir` is listed again before it is next served.
-    pub(super) fn invalidate(&self, dir: &RelPath) {
-        let now = Instant::now();
-        {
-            let mut state = self.state();
-            state.controls.entry(dir.clone()).or_default().invalidated = Some(now);
-            if let Some(known) = self.recall(dir) {
-                self.remember(
-                    dir,
-                    &Arc::new(known.dated(Some(now), known.stale().cloned())),
-                );
-            }
-        }
-        if let Some(source) = self.row {
-            self.db.try_write(Op::Invalidate {
-                source,
-                path: dir.clone(),
-                recursive: false,
-                at: Timestamp::now(),
-            });
-        }
-    }
-
-    /// As [`Catalogue::invalidate`], and asks again even if the source has just failed.
-    pub(super) fn insist(&self, dir: &RelPath) {
-        self.invalidate(dir);
-        let mut state = self.state();
-        state.outage = None;
-        if let Some(control) = state.controls.get_mut(dir)
-            && control.failure.take().is_some()
-        {
-            self.changes.fetch_add(1, Ordering::Release);
-        }
-    }
-
-    /// Returns the error that is repeated for `dir` at present, if nothing else is known of it.
-    pub(super) fn failing(&self, dir: &RelPath) -> Option<Error> {
-        let state = self.state();
-        let failure = state.controls.get(dir)?.failure.as_ref()?;
-        (failure.blind && Instant::now() < failure.retry_at).then(|| failure.error.clone())
-    }
-
-    /// Forgets the directories `names` of `dir` and all below them.
-    fn forget_below(&self, dir: &RelPath, names: &[Name]) {
-        if names.is_empty() {
-            return;
-        }
-        let roots: std::collections::HashSet<RelPath> =
-            names.iter().map(|name| dir.join(name)).collect();
-        let is_below = |path: &RelPath| {
-            let mut at = Some(path.clone());
-            while let Some(path) = at {
-                if roots.contains(&path) {
-                    return true;
-                }
-                at = path.parent();
-            }
-            false
-        };
-        let known: Vec<RelPath> = self
-            .remembered()
-            .map(|(path, _)| path)
-            .filter(is_below)
-            .collect();
-        for path in known {
-            self.unremember(&path);
-        }
-        if let Some(source) = self.row {
-            for path in roots {
-                self.db.try_write(Op::Forget { source, path });
-            }
-        }
-    }
 }
 
 impl Landed {
-    fn unchanged(dir: Arc<Directory>) -> Landed {
+    pub(super) fn unchanged(dir: Arc<Directory>) -> Landed {
         Landed {
             dir,
             delta: Delta::default(),
@@ -717,7 +416,7 @@ impl Landed {
 
 impl State {
     /// Ends flight `id`.
-    fn land(&mut self, dir: &RelPath, id: u64) {
+    pub(super) fn land(&mut self, dir: &RelPath, id: u64) {
         if let Some(control) = self.controls.get_mut(dir)
             && control
                 .flight
@@ -726,22 +425,5 @@ impl State {
         {
             control.flight = None;
         }
-    }
-}
-
-async fn compare(
-    base: Arc<Directory>,
-    listing: Arc<Listing>,
-    listed_at: Timestamp,
-    trusted: Option<Instant>,
-) -> (Directory, Changes) {
-    if base.len() + listing.entries.len() < OFFLOAD {
-        return base.relist(&listing, listed_at, trusted);
-    }
-    let (old, new) = (base.clone(), listing.clone());
-    match tokio::task::spawn_blocking(move || old.relist(&new, listed_at, trusted)).await {
-        Ok(compared) => compared,
-        // Only when the runtime shuts down.
-        Err(_) => base.relist(&listing, listed_at, trusted),
     }
 }

@@ -18,6 +18,7 @@ mod db;
 mod directory;
 mod entries;
 mod flight;
+mod landing;
 mod refresh;
 #[cfg(test)]
 mod tests;
@@ -35,7 +36,7 @@ pub use refresh::RefreshReport;
 
 use crate::entry::{Entry, Timestamp};
 use crate::path::{Name, RelPath};
-use crate::source::{Result, Source};
+use crate::source::{Error, Result, Source};
 use flight::Control;
 
 /// How long an error of a directory of which nothing is known is repeated instead of asking again.
@@ -176,8 +177,10 @@ pub struct Catalogue {
 struct State {
     controls: HashMap<RelPath, Control>,
     stats: HashMap<RelPath, flight::Answer<Entry>>,
-    outage: Option<(Instant, crate::source::Error)>,
+    outage: Option<(Instant, Error)>,
     flights: u64,
+    last_success: Option<Timestamp>,
+    last_error: Option<(Timestamp, Error)>,
 }
 
 impl Catalogue {
@@ -247,6 +250,17 @@ impl Catalogue {
             stats: get(stats),
             loaded: get(loaded),
         }
+    }
+
+    /// Returns when the source last listed a directory, in this process.
+    pub fn last_success(&self) -> Option<Timestamp> {
+        self.state().last_success
+    }
+
+    /// Returns when and why a directory could last not be listed, in this process. What is merely
+    /// not there is no error.
+    pub fn last_error(&self) -> Option<(Timestamp, Error)> {
+        self.state().last_error.clone()
     }
 
     /// Returns `dir` if it is in memory and may be relied on without asking anyone. Never waits:

@@ -1,6 +1,8 @@
-//! Asking again on demand.
+//! Asking again: on demand, or because what is known was found wrong.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use futures::StreamExt;
 
@@ -75,9 +77,10 @@ impl Catalogue {
             dirs.sort_unstable();
         }
         for dir in &dirs {
-            self.insist(dir);
+            self.invalidate_here(dir);
         }
-        if recursive && let Some(source) = self.row {
+        self.forgive(dir, recursive);
+        if let Some(source) = self.row {
             let marked = self
                 .db
                 .write_and_wait(Op::Invalidate {
@@ -114,5 +117,51 @@ impl Catalogue {
             }
         }
         report
+    }
+
+    /// Makes sure that this process lists `dir` again before it next serves it.
+    pub(super) fn invalidate_here(&self, dir: &RelPath) {
+        let now = Instant::now();
+        let mut state = self.state();
+        state.controls.entry(dir.clone()).or_default().invalidated = Some(now);
+        if let Some(known) = self.recall(dir) {
+            let wrong = known.dated(Some(now), known.stale().cloned());
+            self.remember(dir, &Arc::new(wrong));
+        }
+    }
+
+    /// Makes sure that `dir` is listed again before it is next served, by a later mount too.
+    pub(super) fn invalidate(&self, dir: &RelPath) {
+        self.invalidate_here(dir);
+        if let Some(source) = self.row {
+            self.db.try_write(Op::Invalidate {
+                source,
+                path: dir.clone(),
+                recursive: false,
+                at: Timestamp::now(),
+            });
+        }
+    }
+
+    /// Asks again for `dir`, and if `recursive` for all below it, even if that has just failed.
+    pub(super) fn forgive(&self, dir: &RelPath, recursive: bool) {
+        let mut state = self.state();
+        state.outage = None;
+        let mut forgiven = false;
+        for (path, control) in &mut state.controls {
+            if path == dir || (recursive && path.strip_prefix(dir).is_some()) {
+                forgiven |= control.failure.take().is_some();
+            }
+        }
+        if forgiven {
+            self.changes.fetch_add(1, Ordering::Release);
+        }
+    }
+
+    /// Returns the error that is repeated for `dir` at present, if nothing else is known of it.
+    pub(super) fn failing(&self, dir: &RelPath) -> Option<Error> {
+        let state = self.state();
+        let failure = state.controls.get(dir)?.failure.as_ref()?;
+        (failure.blind && Instant::now() < failure.retry_at).then(|| failure.error.clone())
     }
 }

@@ -19,6 +19,8 @@ const BACKGROUND: &str = "SVOL_BACKGROUND";
 /// Mounts, and serves until the mount ends (in the foreground) or returns as soon as it serves.
 pub fn mount(args: &MountArgs, log: &LogArgs) -> Result<ExitStatus, Failure> {
     let mut settings = resolve_mount(args, log, &Env::of_process()?)?;
+    // Before a log is opened or a process started: neither may get into the mount point's way.
+    app::prepare(&settings)?;
     let background = std::env::var_os(BACKGROUND).is_some();
     if !settings.foreground && !background {
         return start_background();

@@ -99,12 +99,15 @@ fn print(status: &Status, out: &mut dyn Write) -> std::io::Result<()> {
         )?;
         print_table(&mount.layers, out)?;
         for layer in &mount.layers {
-            for condition in layer.conditions.iter().filter(|c| c.status == "False") {
+            let failing = layer.conditions.iter().find(|c| c.status == "False");
+            if let Some(condition) = failing {
                 writeln!(
                     out,
                     "  ! {} since {}: {}",
                     layer.name, condition.last_transition_time, condition.message
                 )?;
+            } else if let Some(error) = &layer.last_error {
+                writeln!(out, "  {}'s last error, {error}", layer.name)?;
             }
             if layer.hidden > 0 {
                 writeln!(
@@ -269,7 +272,7 @@ pub fn explain(
             writeln!(out, "{}", path.display())?;
             for layer in answer.as_array().into_iter().flatten() {
                 let text = |key: &str| layer[key].as_str().unwrap_or("").to_owned();
-                let mut line = format!("  {:<16} {}", text("layer"), text("says"));
+                let mut line = format!("  {:<16} {}", text("layer"), said(layer));
                 for key in ["url", "version"] {
                     if !text(key).is_empty() {
                         line += &format!("  {key} {}", text(key));
@@ -280,6 +283,23 @@ pub fn explain(
             Ok(true)
         },
     )
+}
+
+/// Returns a layer's verdict in words; see [`crate::namespace::Verdict`].
+fn said(layer: &Value) -> String {
+    let text = |key: &str| layer[key].as_str().unwrap_or("?");
+    match text("verdict") {
+        "shown" => "shown".into(),
+        "hiddenByLaterLayer" => format!("hidden by layer {}", text("by")),
+        "hiddenByFilter" => "hidden by include or exclude".into(),
+        "hiddenForLeadingOut" => "hidden: a symbolic link that leads out of the volume".into(),
+        "hiddenByGraft" => "hidden: another layer is grafted there".into(),
+        "graftPoint" => "leads to where it is grafted".into(),
+        "absent" => "has nothing there".into(),
+        "failed" => format!("cannot say ({}): {}", text("reason"), text("message")),
+        // Of a daemon that is newer than this command.
+        other => other.into(),
+    }
 }
 
 /// Looks for changes now.

@@ -160,7 +160,7 @@ impl Subject {
             misses: reads(|c| &c.misses),
             prefetch_used: reads(|c| &c.prefetch_used),
             prefetch_wasted: reads(|c| &c.prefetch_wasted),
-            hidden: layer.catalogue.hidden_names(),
+            hidden: self.vfs.hidden_names(index),
             last_refresh: health.last_success.map(rfc3339),
             last_error: health
                 .last_error

@@ -11,6 +11,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::control::status::Status;
 
@@ -19,13 +20,12 @@ mod world;
 /// Size of the file that is read cold and warm.
 const MODEL_BYTES: usize = 64 << 20;
 
-/// Builds the world, mounts it and shows what happened. With `keep` it stays mounted until
-/// `interrupted` says so.
-pub async fn run(
-    keep: bool,
-    out: &mut dyn Write,
-    interrupted: impl Future<Output = ()>,
-) -> io::Result<()> {
+/// Builds the world, mounts it and shows what happened. With `keep` it stays mounted until SIGINT
+/// or SIGTERM; at either it cleans up whatever it was doing.
+///
+/// The caller's thread must not be one of the runtime's workers.
+pub async fn run(keep: bool, out: &mut dyn Write) -> io::Result<()> {
+    let mut stop = Stop::new()?;
     let world = World::build().await?;
     writeln!(out, "A small world in {}:", world.dir.path().display())?;
     writeln!(out, "  a bucket      http://{} (S3)", world.bucket)?;
@@ -53,8 +53,10 @@ pub async fn run(
         started.elapsed().as_millis()
     )?;
 
+    stop.check()?;
     show_tree(&world.mnt(), out)?;
-    show_reads(&world, out)?;
+    stop.check()?;
+    show_reads(&world, &stop, out)?;
     writeln!(out, "\n$ svol status\n")?;
     out.write_all(world.svol(["status"])?.as_bytes())?;
     writeln!(out, "\n$ svol cache stats\n")?;
@@ -75,7 +77,7 @@ pub async fn run(
             world.mnt().display()
         )?;
         out.flush()?;
-        interrupted.await;
+        stop.asked().await;
     }
     world.svol(["unmount".as_ref(), world.mnt().as_os_str()])?;
     writeln!(
@@ -83,6 +85,36 @@ pub async fn run(
         "\n$ svol unmount mnt                      # and everything is gone again"
     )?;
     Ok(())
+}
+
+/// Whether SIGINT or SIGTERM asked for the end. Caught, so that the mount does not stay.
+struct Stop(tokio::sync::watch::Receiver<bool>);
+
+impl Stop {
+    fn new() -> io::Result<Stop> {
+        let mut int = signal(SignalKind::interrupt())?;
+        let mut term = signal(SignalKind::terminate())?;
+        let (told, asked) = tokio::sync::watch::channel(false);
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = int.recv() => {}
+                _ = term.recv() => {}
+            }
+            let _ = told.send(true);
+        });
+        Ok(Stop(asked))
+    }
+
+    fn check(&self) -> io::Result<()> {
+        if *self.0.borrow() {
+            return Err(io::Error::other("interrupted; all is cleaned up"));
+        }
+        Ok(())
+    }
+
+    async fn asked(&mut self) {
+        let _ = self.0.wait_for(|asked| *asked).await;
+    }
 }
 
 /// The world: servers in this process, files in a temporary directory.
@@ -282,7 +314,7 @@ fn source_of(path: &Path) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&value).into_owned())
 }
 
-fn show_reads(world: &World, out: &mut dyn Write) -> io::Result<()> {
+fn show_reads(world: &World, stop: &Stop, out: &mut dyn Write) -> io::Result<()> {
     let file = world.mnt().join("model.bin");
     writeln!(out, "\nReading model.bin ({} MiB):\n", MODEL_BYTES >> 20)?;
     let mut cold_hash = None;
@@ -291,6 +323,7 @@ fn show_reads(world: &World, out: &mut dyn Write) -> io::Result<()> {
         ("warm", false),
         ("warm, from the disk cache", true),
     ] {
+        stop.check()?;
         if drop_pages {
             drop_page_cache(&file);
         }

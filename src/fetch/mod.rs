@@ -12,8 +12,10 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
+mod claims;
 mod flight;
 pub mod plan;
+mod pour;
 mod remote;
 pub mod window;
 

@@ -5,27 +5,27 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures::StreamExt;
-use svol_cache::{Fill, Object};
+use svol_cache::Object;
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedMutexGuard};
 use tokio::time::Instant;
 use tracing::debug;
 
+use super::claims::Claims;
 use super::flight::Flight;
+use super::pour::{self, BATCH, Broken};
 use super::window::Advice;
 use super::{Counters, Fetcher, add, plan};
 use crate::entry::{Digest, Entry};
 use crate::path::RelPath;
 use crate::source::{Error, ErrorKind, Result, Source};
 
-/// Bytes gathered from a body before they are handed to a blocking thread to be hashed and
-/// written: large enough that the hand-over (some 10 us) is lost in the work (some 100 us).
-const BATCH: usize = 512 << 10;
-
-/// How often a body that broke off is taken up again where it ended, within one flight.
+/// How often in a row a body that broke off with little to show is taken up again where it ended.
 const RESUMES: u32 = 4;
+
+/// How long a whole body that nobody asked for waits until all others have let go of their parts:
+/// theirs come at about the same time.
+const ALL_CLAIMS: Duration = Duration::from_secs(1);
 
 /// The first and the longest pause between looks at what another process fetches; it cannot wake
 /// us.
@@ -52,9 +52,13 @@ pub struct Remote {
     learnt: OnceLock<Entry>,
     /// Set once the whole object was compared with the digest that its source promises.
     digest_checked: OnceLock<Result<()>>,
-    /// Set once the server sent all where a range was asked: from then on it is asked for all.
-    whole_only: AtomicBool,
     flights: Mutex<Vec<Arc<Flight>>>,
+    /// When bytes last came. A leaf.
+    progress: Mutex<Instant>,
+    /// Set once the server sent all when asked for a part: from then on it is asked by one flight
+    /// at a time, who has the turn.
+    whole_only: AtomicBool,
+    whole_turn: Arc<tokio::sync::Mutex<()>>,
     /// Told whenever bytes land and whenever a flight ends.
     landed: Notify,
     fetcher: Arc<Fetcher>,
@@ -88,8 +92,10 @@ impl Remote {
             pin,
             learnt: OnceLock::new(),
             digest_checked: OnceLock::new(),
-            whole_only: AtomicBool::new(false),
             flights: Mutex::new(Vec::new()),
+            progress: Mutex::new(Instant::now()),
+            whole_only: AtomicBool::new(false),
+            whole_turn: Arc::default(),
             landed: Notify::new(),
             fetcher,
             counters,
@@ -128,15 +134,15 @@ impl Remote {
         if offset >= end {
             return Ok(Vec::new());
         }
-        let deadline = Instant::now() + self.deadline;
+        let began = Instant::now();
         if self.pin.entry.digest.is_some() {
-            self.check_digest(deadline).await?;
+            self.check_digest(began).await?;
         }
         let range = offset..end;
         // What was found present can be gone again: evicted, or found corrupt. Then it is fetched
         // again, but not for ever.
         for _ in 0..3 {
-            self.ensure(range.clone(), deadline).await?;
+            self.ensure(range.clone(), began).await?;
             let this = self.clone();
             let read = tokio::task::spawn_blocking(move || {
                 let mut buf = vec![0; (end - offset) as usize];
@@ -174,8 +180,20 @@ impl Remote {
         self.source.url(&self.pin.path)
     }
 
+    fn progressed(&self) {
+        *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        self.landed.notify_waiters();
+    }
+
+    /// Returns until when to wait, given when the wait began: as long as bytes come, the time has
+    /// not begun to run out.
+    fn deadline_from(&self, began: Instant) -> Instant {
+        let progress = *self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        began.max(progress) + self.deadline
+    }
+
     /// Waits until all of `range` is present, fetching what nobody fetches yet.
-    async fn ensure(self: &Arc<Self>, range: Range<u64>, deadline: Instant) -> Result<()> {
+    async fn ensure(self: &Arc<Self>, range: Range<u64>, began: Instant) -> Result<()> {
         loop {
             let landed = self.landed.notified();
             tokio::pin!(landed);
@@ -188,7 +206,10 @@ impl Remote {
             let flights = self.launch(&missing, true);
             tokio::select! {
                 () = landed => {}
-                () = tokio::time::sleep_until(deadline) => {
+                () = tokio::time::sleep_until(self.deadline_from(began)) => {
+                    if Instant::now() < self.deadline_from(began) {
+                        continue;
+                    }
                     return Err(Error::new(
                         ErrorKind::Timeout,
                         format!(
@@ -218,18 +239,12 @@ impl Remote {
         {
             let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
             for flight in flights.iter() {
-                let whole_only = self.whole_only.load(Ordering::Relaxed);
-                if whole_only || missing.iter().any(|m| flight.overlaps(m)) {
+                if missing.iter().any(|m| flight.overlaps(m)) {
                     concerned.push(flight.clone());
                 }
             }
             let flying: Vec<_> = flights.iter().map(|f| f.range.clone()).collect();
-            let requests = match self.whole_only.load(Ordering::Relaxed) {
-                true if !flying.is_empty() || missing.is_empty() => Vec::new(),
-                true => Vec::from([0..self.size()]),
-                false => plan::requests(missing, &flying),
-            };
-            for range in requests {
+            for range in plan::requests(missing, &flying) {
                 let flight = Flight::new(range);
                 flights.push(flight.clone());
                 fresh.push(flight);
@@ -274,22 +289,34 @@ impl Remote {
 
     /// Fetches `range`, after whoever else fetches some of it in another process.
     async fn carry(self: &Arc<Self>, range: Range<u64>) -> Result<()> {
-        let deadline = Instant::now() + self.deadline;
+        let began = Instant::now();
         let mut pause = POLL.0;
+        let mut turn = None;
+        let mut left = u64::MAX;
         loop {
-            let missing = self.object.missing(range.clone());
-            let Some((first, last)) = missing.first().zip(missing.last()) else {
-                return Ok(());
-            };
-            let span = first.start..last.end;
-            if let Some(fill) = self.object.try_claim(span.clone()) {
-                // It may have landed between the look and the claim.
-                if self.object.missing(span).is_empty() {
-                    return Ok(());
-                }
-                return self.stream(fill, deadline).await;
+            if turn.is_none() && self.whole_only.load(Ordering::Relaxed) {
+                turn = Some(self.whole_turn.clone().lock_owned().await);
             }
-            if Instant::now() >= deadline {
+            let missing = self.object.missing(range.clone());
+            if missing.is_empty() {
+                return Ok(());
+            }
+            if let Some(claims) = Claims::next_of(&self.object, &missing) {
+                if self.stream(claims, &mut turn).await? {
+                    continue;
+                }
+                if turn.is_none() {
+                    continue;
+                }
+            }
+            // Another process is at it. It cannot wake us, nor those who wait for us.
+            let now_left = missing.iter().map(|m| m.end - m.start).sum();
+            if now_left < left {
+                left = now_left;
+                pause = POLL.0;
+                self.progressed();
+            }
+            if Instant::now() >= self.deadline_from(began) {
                 return Err(Error::new(
                     ErrorKind::Timeout,
                     format!(
@@ -300,154 +327,81 @@ impl Remote {
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(POLL.1);
-            self.landed.notify_waiters();
         }
     }
 
-    /// Streams the claimed range into the cache, taking up broken bodies where they ended.
-    async fn stream(self: &Arc<Self>, fill: Fill, deadline: Instant) -> Result<()> {
-        let mut range = fill.range();
-        let mut fill = Some(fill);
+    /// Streams the claimed runs into the cache, taking up broken bodies where they ended. Returns
+    /// false, having brought nothing, where the server sends all and others are at that.
+    async fn stream(
+        self: &Arc<Self>,
+        mut claims: Claims,
+        turn: &mut Option<OwnedMutexGuard<()>>,
+    ) -> Result<bool> {
+        let began = Instant::now();
         let mut resumes = 0;
-        loop {
+        while let Some(range) = claims.rest() {
             let body = self
                 .source
                 .read(&self.pin.path, self.entry(), range.clone())
                 .await?;
             self.learn(&body)?;
             if body.range != range {
-                // A server without ranges sent the whole object: keep all of it, so that it is
-                // asked only once.
-                let whole = 0..self.size();
-                if body.range != whole {
+                if body.range != (0..self.size()) {
                     return Err(Error::lied(format!(
                         "{}: asked for bytes {range:?}, got {:?}",
                         self.url(),
                         body.range
                     )));
                 }
+                // A server without ranges sent the whole object: keep all of it, so that it is
+                // asked only once.
                 self.whole_only.store(true, Ordering::Relaxed);
-                drop(fill.take());
-                fill = Some(self.claim_whole(deadline).await?);
-                if self.object.missing(range).is_empty() {
-                    return Ok(());
+                drop(claims);
+                if turn.is_none() {
+                    *turn = self.whole_turn.clone().try_lock_owned().ok();
                 }
-                range = whole;
+                claims = match turn {
+                    Some(_) => match self.claim_all().await {
+                        Some(all) => all.from_the_start(),
+                        None => return Ok(false),
+                    },
+                    None => return Ok(false),
+                };
             }
-            let Some(filling) = fill.take() else {
-                return Err(Error::lied("a fetch lost its claim"));
-            };
-            match self.pour(body.checked().stream, filling).await {
-                Ok(()) => return Ok(()),
-                Err((error, filling, written)) => {
-                    range.start += written;
-                    resumes += 1;
-                    if !error.kind().is_transient()
-                        || resumes > RESUMES
-                        || Instant::now() >= deadline
-                    {
+            let body = body.checked().stream;
+            let landed = || self.progressed();
+            match pour::pour(body, claims, &self.fetcher.buffers, landed).await {
+                Ok(()) => return Ok(true),
+                Err(Broken {
+                    error,
+                    claims: left,
+                    written,
+                }) => {
+                    resumes = if written < BATCH { resumes + 1 } else { 0 };
+                    let Some(left) = left.filter(|_| resumes <= RESUMES) else {
+                        return Err(error);
+                    };
+                    if !error.kind().is_transient() || Instant::now() >= self.deadline_from(began) {
                         return Err(error);
                     }
-                    debug!(url = %self.url(), %error, from = range.start, "taking up a broken body");
-                    fill = filling;
-                    if range.start >= range.end || fill.is_none() {
-                        return Err(error);
-                    }
+                    claims = left;
+                    debug!(url = %self.url(), %error, rest = ?claims.rest(), "taking up a broken body");
                 }
             }
         }
+        Ok(true)
     }
 
-    /// Writes a body into the cache in batches, on blocking threads, while the next one arrives.
-    /// On failure returns the claim and the bytes that were taken in, to go on from there.
-    async fn pour(
-        self: &Arc<Self>,
-        mut stream: futures::stream::BoxStream<'static, Result<Bytes>>,
-        fill: Fill,
-    ) -> std::result::Result<(), (Error, Option<Fill>, u64)> {
-        let mut fill = Some(fill);
-        let mut writing: Option<tokio::task::JoinHandle<std::result::Result<Fill, Error>>> = None;
-        let mut batch: Vec<Bytes> = Vec::new();
-        let mut gathered = 0usize;
-        let mut written = 0u64;
-        let mut ended: Option<Option<Error>> = None;
-        // The share of the memory budget of the batch that is being written.
-        let mut held = None;
-        loop {
-            // Gather a batch; the previous one is being written meanwhile.
-            let mut permits = None;
-            while ended.is_none() && gathered < BATCH {
-                match stream.next().await {
-                    Some(Ok(bytes)) => {
-                        gathered += bytes.len();
-                        let need = u32::try_from(bytes.len() >> 10).unwrap_or(u32::MAX);
-                        batch.push(bytes);
-                        // Over the budget the batch goes to the disk as it is: slower, but nobody
-                        // waits for memory while holding some.
-                        match (self.fetcher.buffers.try_acquire_many(need), &mut permits) {
-                            (Ok(permit), None) => permits = Some(permit),
-                            (Ok(permit), Some(all)) => all.merge(permit),
-                            (Err(_), _) => break,
-                        }
-                    }
-                    Some(Err(error)) => ended = Some(Some(error)),
-                    None => ended = Some(None),
-                }
-            }
-            if let Some(task) = writing.take() {
-                match task.await {
-                    Ok(Ok(back)) => fill = Some(back),
-                    Ok(Err(error)) => return Err((error, None, written)),
-                    Err(panic) => return Err((Error::lied(panic.to_string()), None, written)),
-                }
-                drop(held.take());
-                self.landed.notify_waiters();
-            }
-            if gathered > 0 {
-                let Some(mut filling) = fill.take() else {
-                    return Err((Error::lied("a fetch lost its claim"), None, written));
-                };
-                let chunks = std::mem::take(&mut batch);
-                written += gathered as u64;
-                gathered = 0;
-                let task = tokio::task::spawn_blocking(move || {
-                    for chunk in chunks {
-                        filling
-                            .push(&chunk)
-                            .map_err(|e| Error::lied(format!("the cache refused bytes: {e}")))?;
-                    }
-                    Ok(filling)
-                });
-                held = permits;
-                writing = Some(task);
-            } else if let Some(end) = ended {
-                return match end {
-                    Some(error) => Err((error, fill, written)),
-                    None => {
-                        if let Some(fill) = fill {
-                            let done = tokio::task::spawn_blocking(move || fill.finish());
-                            if let Err(panic) = done.await {
-                                return Err((Error::lied(panic.to_string()), None, written));
-                            }
-                        }
-                        Ok(())
-                    }
-                };
-            }
-        }
-    }
-
-    async fn claim_whole(&self, deadline: Instant) -> Result<Fill> {
+    /// Claims all that is missing, for a whole body that has come; nothing if others have some of
+    /// it and do not let go soon, or have brought all.
+    async fn claim_all(&self) -> Option<Claims> {
+        let until = Instant::now() + ALL_CLAIMS;
         let mut pause = POLL.0;
         loop {
-            if let Some(fill) = self.object.try_claim(0..self.size()) {
-                return Ok(fill);
-            }
-            if Instant::now() >= deadline {
-                return Err(Error::new(
-                    ErrorKind::Timeout,
-                    format!("{}: another fetch of it does not end", self.url()),
-                ));
+            let missing = self.object.missing(0..self.size());
+            let claims = Claims::all_of(&self.object, &missing);
+            if claims.is_some() || missing.is_empty() || Instant::now() >= until {
+                return claims;
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(POLL.1);
@@ -482,14 +436,14 @@ impl Remote {
     }
 
     /// Reads the whole object once and compares it with the digest that its source promises.
-    async fn check_digest(self: &Arc<Self>, deadline: Instant) -> Result<()> {
+    async fn check_digest(self: &Arc<Self>, began: Instant) -> Result<()> {
         let Some(Digest::Sha256(want)) = self.pin.entry.digest else {
             return Ok(());
         };
         if let Some(known) = self.digest_checked.get() {
             return known.clone();
         }
-        self.ensure(0..self.size(), deadline).await?;
+        self.ensure(0..self.size(), began).await?;
         let this = self.clone();
         let got = tokio::task::spawn_blocking(move || {
             let mut hash = ring::digest::Context::new(&ring::digest::SHA256);

@@ -123,7 +123,7 @@ pub enum BadMountpoint {
     Wedged(PathBuf),
     /// The daemon would read through its own mount.
     #[error(
-        "{} is inside {what} {} or the other way round; the volume would be read through itself",
+        "{} is inside {what} {} or the other way round; the mount would hide it or read itself",
         path.display(), other.display()
     )]
     Nested {
@@ -194,6 +194,23 @@ pub fn check_apart(
 ) -> Result<(), BadMountpoint> {
     let other = resolve_existing(other);
     if mountpoint.starts_with(&other) || other.starts_with(mountpoint) {
+        return Err(BadMountpoint::Nested {
+            path: mountpoint.to_owned(),
+            what,
+            other,
+        });
+    }
+    Ok(())
+}
+
+/// Makes sure that `file` is not inside `mountpoint`, which is absolute and without symbolic links.
+pub fn check_outside(
+    mountpoint: &Path,
+    what: &'static str,
+    file: &Path,
+) -> Result<(), BadMountpoint> {
+    let other = resolve_existing(file);
+    if other.starts_with(mountpoint) {
         return Err(BadMountpoint::Nested {
             path: mountpoint.to_owned(),
             what,

@@ -23,6 +23,7 @@
 mod explain;
 mod filter;
 mod merge;
+mod merged;
 mod symlink;
 #[cfg(test)]
 mod tests;
@@ -36,13 +37,14 @@ use futures::stream::FuturesOrdered;
 
 pub use explain::{LayerView, Verdict};
 pub use filter::{BadPattern, Filter};
-pub use merge::{Merged, MergedEntry};
+pub use merged::{Merged, MergedEntry};
 
 use crate::catalogue::{Catalogue, FOREVER, Listener, RefreshReport};
 use crate::entry::{Entry, Kind};
 use crate::path::{Name, RelPath};
 use crate::source::{Error, ErrorKind};
-use merge::{Core, Decider, Part, Parts, View};
+use merge::{Decider, Part, Parts, View};
+use merged::Core;
 
 /// How long an answer may be relied on that a dead layer could contradict, or that says that
 /// something is not there.
@@ -99,6 +101,8 @@ pub struct Found {
     pub fresh_for: Duration,
     /// Whether a later layer could not be asked and may hide this.
     pub degraded: bool,
+    /// Whether the listing that names this is older than it should be.
+    pub stale: bool,
 }
 
 /// Why a name or directory of the volume is not returned.
@@ -346,6 +350,7 @@ impl Namespace {
             path: RelPath::root(),
             fresh_for: FOREVER,
             degraded: false,
+            stale: false,
         })
     }
 

@@ -5,7 +5,7 @@
 //! another kind behaves differently, one of the two is wrong.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ops::Range;
+use std::ops::{Bound, Range};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -176,8 +176,30 @@ impl Tree {
     }
 
     fn remove(&mut self, path: &RelPath) {
+        if path.is_root() {
+            return;
+        }
+        self.nodes.remove(path);
+        let below: Vec<RelPath> = self.below(path).map(|(at, _)| at.clone()).collect();
+        for at in below {
+            self.nodes.remove(&at);
+        }
+    }
+
+    /// Returns all that is below `dir`.
+    fn below(&self, dir: &RelPath) -> impl Iterator<Item = (&RelPath, &Node)> {
+        let (from, to) = if dir.is_root() {
+            (String::new(), None)
+        } else {
+            // `0` is the character after `/`.
+            (
+                format!("{}/", dir.as_str()),
+                Some(format!("{}0", dir.as_str())),
+            )
+        };
+        let to = to.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
         self.nodes
-            .retain(|at, _| at.strip_prefix(path).is_none() || path.is_root());
+            .range::<str, _>((Bound::Included(from.as_str()), to))
     }
 
     fn entry(&self, name: Name, node: &Node, coarse: bool) -> Entry {
@@ -229,7 +251,7 @@ impl Source for MemorySource {
                 return Err(not_found(dir));
             }
             let mut listing = ListingBuilder::default();
-            for (path, node) in &tree.nodes {
+            for (path, node) in tree.below(dir) {
                 if path.parent().as_ref() == Some(dir)
                     && let Some(name) = path.file_name()
                 {

@@ -58,7 +58,11 @@ pub trait Source: Send + Sync + 'static {
     /// Equal versions say so; a source whose listing knows less than its `stat` (minutes instead
     /// of seconds, no ETag) compares what both know.
     fn same_version(&self, before: &Entry, now: &Entry) -> bool {
-        before.version == now.version
+        let validators_differ = matches!(
+            (&before.validator, &now.validator),
+            (Some(before), Some(now)) if before != now
+        );
+        before.version == now.version && !validators_differ
     }
 
     /// Returns the ability to be read in place, without a cache.

@@ -105,13 +105,7 @@ pub(crate) fn no_reply(error: reqwest::Error) -> Error {
     if let Some(refused) = source().find_map(|e| e.downcast_ref::<Refused>()) {
         return Error::new(ErrorKind::Invalid, refused.to_string());
     }
-    let tls = |e: &(dyn std::error::Error + 'static)| {
-        e.downcast_ref::<rustls::Error>().is_some()
-            || e.downcast_ref::<std::io::Error>()
-                .and_then(|io| io.get_ref())
-                .is_some_and(|inner| inner.is::<rustls::Error>())
-    };
-    if source().any(tls) {
+    if source().any(is_tls) {
         let hint = "check the server's certificate, or name its authority as CA bundle";
         return Error::new(ErrorKind::Invalid, format!("{message} ({hint})"));
     }
@@ -121,11 +115,22 @@ pub(crate) fn no_reply(error: reqwest::Error) -> Error {
         ErrorKind::Invalid
     } else if source().any(is_bad_http) {
         ErrorKind::Lied
+    } else if !error.is_connect() {
+        // The connection was made, perhaps long ago, and broke: not yet a sign of an outage.
+        ErrorKind::Interrupted
     } else {
         // Refused, reset, closed before a reply, unknown host.
         ErrorKind::Unreachable
     };
     Error::new(kind, message)
+}
+
+fn is_tls(error: &(dyn std::error::Error + 'static)) -> bool {
+    // An I/O error does not count what it wraps among its sources.
+    let wrapped = error
+        .downcast_ref::<std::io::Error>()
+        .and_then(|e| e.get_ref());
+    error.is::<rustls::Error>() || wrapped.is_some_and(|inner| is_tls(inner))
 }
 
 fn is_bad_http(error: &(dyn std::error::Error + 'static)) -> bool {
@@ -298,6 +303,15 @@ pub(crate) async fn read_error_page(response: Response) -> String {
         }
     }
     String::from_utf8_lossy(&page).into_owned()
+}
+
+/// Reads what is left of a reply that is not wanted, if that is little, so that its connection
+/// serves again. One that is dropped half read is closed, and the next request may still be given
+/// to it.
+pub(crate) async fn discard(response: Response) {
+    if content_length(response.headers()).is_some_and(|n| n <= ERROR_PAGE as u64) {
+        read_error_page(response).await;
+    }
 }
 
 #[cfg(test)]

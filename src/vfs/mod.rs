@@ -27,6 +27,7 @@ use crate::source::{ErrorKind, Source};
 mod attr;
 mod error;
 mod file;
+mod hidden;
 mod node;
 mod open;
 mod shards;
@@ -37,6 +38,7 @@ pub use error::{Error, Result};
 pub use node::{Ino, ROOT};
 
 use file::Handle;
+use hidden::HiddenNames;
 use node::{Node, Nodes, What};
 use shards::Shards;
 
@@ -63,6 +65,7 @@ pub struct Vfs {
     handles: Shards<Arc<Handle>>,
     dirs: Shards<Arc<DirHandle>>,
     next_handle: AtomicU64,
+    hidden: HiddenNames,
 }
 
 /// How a layer is read.
@@ -149,6 +152,7 @@ impl Vfs {
             handles: Shards::new(),
             dirs: Shards::new(),
             next_handle: AtomicU64::new(1),
+            hidden: HiddenNames::default(),
         }
     }
 
@@ -165,6 +169,13 @@ impl Vfs {
     /// Returns the counts of the layer at `index`.
     pub fn counters(&self, index: usize) -> Option<&Counters> {
         self.counters.get(index).map(|c| &**c)
+    }
+
+    /// Returns how many names of the layer at `index` are not shown, in the directories that were
+    /// listed so far.
+    pub fn hidden_names(&self, index: usize) -> u64 {
+        let known = self.catalogue(index).hidden_names();
+        known.max(self.hidden.count(index))
     }
 
     fn catalogue(&self, layer: usize) -> &Arc<Catalogue> {
@@ -202,11 +213,19 @@ impl Vfs {
     /// Looks `name` up in a directory.
     pub async fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Looked> {
         let (dir, name) = self.lookup_args(parent, name)?;
-        let mut found = self.namespace.lookup(&dir.path, &name).await?;
-        if needs_size(&found.entry) {
-            found = self.namespace.resolve(&found).await?;
+        // Twice: what is listed and not there makes its directory be listed again.
+        for _ in 0..2 {
+            let found = self.namespace.lookup(&dir.path, &name).await?;
+            if !needs_size(&found.entry) {
+                return Ok(self.looked_up(&dir.path, found));
+            }
+            match self.namespace.resolve(&found).await {
+                Ok(found) => return Ok(self.looked_up(&dir.path, found)),
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error.into()),
+            }
         }
-        Ok(self.looked_up(&dir.path, found))
+        Err(Error::Absent)
     }
 
     fn lookup_args(&self, parent: Ino, name: &[u8]) -> Result<(Arc<Node>, Name)> {
@@ -301,6 +320,7 @@ impl Vfs {
     }
 
     fn opened_dir(&self, node: Arc<Node>, listing: Merged) -> OpenedDir {
+        self.hidden.note(&node, &listing, &self.namespace);
         // Zero is "never listed".
         let generation = listing.generation().max(1);
         let unchanged = node.listed.swap(generation, Ordering::Relaxed) == generation

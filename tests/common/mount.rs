@@ -18,7 +18,10 @@ pub struct Place {
 impl Place {
     pub fn new() -> Place {
         Place {
-            dir: tempfile::Builder::new().prefix("svol-test").tempdir().unwrap(),
+            dir: tempfile::Builder::new()
+                .prefix("svol-test")
+                .tempdir()
+                .unwrap(),
         }
     }
 
@@ -65,18 +68,25 @@ impl Place {
     }
 
     /// The same at a mount point of another name, with a say on the command.
-    pub fn mount_with(&self, name: &str, args: &[&str], adjust: impl FnOnce(&mut Command)) -> Mount {
+    pub fn mount_with(
+        &self,
+        name: &str,
+        args: &[&str],
+        adjust: impl FnOnce(&mut Command),
+    ) -> Mount {
         let at = self.path(name);
         if !is_mounted(&at) {
             std::fs::create_dir_all(&at).unwrap();
         }
         let log = self.path(&format!("{name}.log"));
         let mut command = self.command(["mount", "--foreground", "-v"]);
-        command
-            .args(args)
-            .arg(&at)
-            .stdout(Stdio::null())
-            .stderr(std::fs::File::options().create(true).append(true).open(&log).unwrap());
+        command.args(args).arg(&at).stdout(Stdio::null()).stderr(
+            std::fs::File::options()
+                .create(true)
+                .append(true)
+                .open(&log)
+                .unwrap(),
+        );
         adjust(&mut command);
         // SAFETY: one system call, safe between fork and exec. A test that dies takes the daemon
         // with it.
@@ -89,9 +99,17 @@ impl Place {
             });
         }
         let started = Instant::now();
-        let mut mount = Mount { child: command.spawn().unwrap(), at, log };
+        let mut mount = Mount {
+            child: command.spawn().unwrap(),
+            at,
+            log,
+        };
         while !mount.serves() {
-            assert!(started.elapsed() < PATIENCE, "no mount in time\n{}", mount.log());
+            assert!(
+                started.elapsed() < PATIENCE,
+                "no mount in time\n{}",
+                mount.log()
+            );
             if let Some(status) = mount.child.try_wait().unwrap() {
                 panic!("svol mount ended with {status}\n{}", mount.log());
             }
@@ -112,7 +130,11 @@ impl Place {
         mounts
             .iter()
             .flat_map(|m| m["layers"].as_array().unwrap())
-            .map(|l| l[counter].as_u64().unwrap_or_else(|| panic!("no {counter} in {l}")))
+            .map(|l| {
+                l[counter]
+                    .as_u64()
+                    .unwrap_or_else(|| panic!("no {counter} in {l}"))
+            })
             .sum()
     }
 }
@@ -162,7 +184,10 @@ impl Mount {
     }
 
     /// Sends a signal and waits for the end; returns how long it took.
-    pub fn signal(&mut self, signal: rustix::process::Signal) -> (std::process::ExitStatus, Duration) {
+    pub fn signal(
+        &mut self,
+        signal: rustix::process::Signal,
+    ) -> (std::process::ExitStatus, Duration) {
         let started = Instant::now();
         let pid = rustix::process::Pid::from_raw(self.child.id() as i32).unwrap();
         rustix::process::kill_process(pid, signal).unwrap();
@@ -176,7 +201,11 @@ impl Mount {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;
             }
-            assert!(started.elapsed() < PATIENCE, "the daemon does not end\n{}", self.log());
+            assert!(
+                started.elapsed() < PATIENCE,
+                "the daemon does not end\n{}",
+                self.log()
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -190,7 +219,10 @@ impl Drop for Mount {
         // A dead or wedged mount must not outlive the test.
         while is_mounted(&self.at) {
             if rustix::mount::unmount(&self.at, rustix::mount::UnmountFlags::DETACH).is_err() {
-                let _ = Command::new("fusermount3").arg("-uz").arg(&self.at).status();
+                let _ = Command::new("fusermount3")
+                    .arg("-uz")
+                    .arg(&self.at)
+                    .status();
             }
         }
         let _ = self.child.kill();

@@ -4,6 +4,7 @@ use blake3::Hash;
 use rusqlite::{Connection, params};
 
 use super::read::Seal;
+use crate::dir::Dir;
 use crate::key::ObjectKey;
 
 /// What a new partial is taken to be until it was measured, in bytes: a block of the disk. Not 0,
@@ -23,9 +24,10 @@ pub(crate) struct Placed {
 pub(crate) enum Change {
     /// The object is to have a partial, and no blob.
     AddPartial { key: ObjectKey, size: u64 },
-    /// The object's partial takes `bytes` by now; `covered` of them were unreported.
+    /// The object has a partial, which takes `bytes` by now; `covered` of them were unreported.
     Measured {
         key: ObjectKey,
+        size: u64,
         bytes: u64,
         covered: u64,
     },
@@ -81,7 +83,7 @@ pub(crate) enum Change {
 
 impl Change {
     /// Returns the bytes that are no longer unreported once this is committed.
-    pub(super) fn covered(&self) -> u64 {
+    pub(crate) fn covered(&self) -> u64 {
         match self {
             Change::Measured { covered, .. }
             | Change::AddSmall { covered, .. }
@@ -90,7 +92,9 @@ impl Change {
         }
     }
 
-    pub(super) fn apply(&self, db: &Connection, now: u64) -> rusqlite::Result<()> {
+    /// Makes the change. That something is gone is believed only if it still is: it may have been
+    /// made anew since, by somebody whose row came before this.
+    pub(super) fn apply(&self, db: &Connection, dir: &Dir, now: u64) -> rusqlite::Result<()> {
         let run = |sql: &str, params: &[&dyn rusqlite::ToSql]| {
             db.prepare_cached(sql)?.execute(params).map(drop)
         };
@@ -102,10 +106,16 @@ impl Change {
                    last_use = max(last_use, excluded.last_use)",
                 params![key.as_bytes(), size, NEW_PARTIAL, now],
             ),
-            Change::Measured { key, bytes, .. } => run(
-                "UPDATE objects SET bytes = ?2, last_use = max(last_use, ?3)
-                 WHERE key = ?1 AND bytes > 0",
-                params![key.as_bytes(), bytes, now],
+            // A row that says that there is no partial any more is newer than this.
+            Change::Measured {
+                key, size, bytes, ..
+            } => run(
+                "INSERT INTO objects(key, size, hash, bytes, last_use)
+                 VALUES(?1, ?2, NULL, max(?3, 1), ?4)
+                 ON CONFLICT(key) DO UPDATE SET
+                   bytes = excluded.bytes, last_use = max(last_use, excluded.last_use)
+                 WHERE bytes > 0",
+                params![key.as_bytes(), size, bytes, now],
             ),
             Change::Used { key } => {
                 let key = key.as_bytes();
@@ -194,8 +204,10 @@ impl Change {
                         params![hash.as_bytes(), size, pack, placed.offset, now],
                     )?;
                     run(
-                        "UPDATE packs SET bytes = max(bytes, ?2), last_use = max(last_use, ?3)
-                         WHERE id = ?1",
+                        "INSERT INTO packs(id, bytes, last_use) VALUES(?1, ?2, ?3)
+                         ON CONFLICT(id) DO UPDATE SET
+                           bytes = max(bytes, excluded.bytes),
+                           last_use = max(last_use, excluded.last_use)",
                         params![pack, placed.pack_bytes, now],
                     )?;
                 }
@@ -220,6 +232,7 @@ impl Change {
                 "UPDATE objects SET bytes = max(?2, 1) WHERE key = ?1 AND bytes > 0",
                 params![key.as_bytes(), bytes],
             ),
+            Change::DropPartial { key } if dir.partial(key).exists() => Ok(()),
             Change::DropPartial { key } => {
                 let key = key.as_bytes();
                 run("UPDATE objects SET bytes = 0 WHERE key = ?1", params![key])?;
@@ -228,6 +241,7 @@ impl Change {
                     params![key],
                 )
             }
+            Change::DropBlob { hash } if dir.blob(hash).exists() => Ok(()),
             Change::DropBlob { hash } => {
                 let hash = hash.as_bytes();
                 run(
@@ -240,6 +254,7 @@ impl Change {
                 )?;
                 run("DELETE FROM blobs WHERE hash = ?1", params![hash])
             }
+            Change::DropPack { id } if dir.pack(*id).exists() => Ok(()),
             Change::DropPack { id } => {
                 let id = id.cast_signed();
                 run(

@@ -19,15 +19,15 @@ mod writer;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
 pub(crate) use change::{Change, Placed};
-pub(crate) use read::{BlobRow, Candidate, Place, Seal, What};
+pub(crate) use read::{BlobRow, Candidate, ObjectRow, Place, Seal, What};
 
 use crate::dir::Dir;
 use crate::error::Error;
@@ -38,8 +38,15 @@ use crate::trouble::Troubles;
 /// Changes waiting to be written; at 1,000 files a second it is four seconds' worth.
 const QUEUE: usize = 4096;
 
-/// How long one waits for a change to be committed before going on without the disk.
-const ACK_PATIENCE: Duration = Duration::from_secs(10);
+/// How long one waits for a change to be committed before going on without the disk. A commit
+/// takes milliseconds; longer than this is a process that was stopped while it was writing.
+const ACK_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long after that nobody waits for a commit.
+const GIVEN_UP: Duration = Duration::from_secs(2);
+
+/// How long one waits for room in the queue where nobody will wait for the commit.
+const QUEUE_PATIENCE: Duration = Duration::from_millis(100);
 
 /// Read connections kept open: as many as threads that are likely to look things up at once.
 const READERS: usize = 4;
@@ -57,6 +64,8 @@ pub(crate) struct Request {
 pub(crate) struct Index {
     common: Arc<Common>,
     queue: SyncSender<Request>,
+    /// When somebody last waited in vain.
+    given_up: Mutex<Option<Instant>>,
     /// Connections at rest, each with the epoch it was opened in.
     resting: Mutex<Vec<(u64, Connection)>>,
 }
@@ -95,6 +104,7 @@ impl Index {
         let index = Self {
             common,
             queue,
+            given_up: Mutex::default(),
             resting: Mutex::default(),
         };
         Ok((index, thread))
@@ -111,42 +121,66 @@ impl Index {
         let _ = self.queue.try_send(request);
     }
 
-    /// Queues a change; waits where the queue is full. The guard is dropped after the commit.
-    pub(crate) fn send(&self, change: Change, guard: Option<RangeLock>) {
+    /// Queues a change, after a short wait where the queue is full; false when it is lost. The
+    /// guard is dropped after the commit.
+    pub(crate) fn send(&self, change: Change, guard: Option<RangeLock>) -> bool {
         let request = Request {
             change,
             ack: None,
             _guard: guard,
         };
-        if self.queue.send(request).is_err() {
-            self.common
-                .troubles
-                .note("index a change", &"the cache is closed");
+        let sent = self.enqueue(request, QUEUE_PATIENCE);
+        if !sent {
+            let troubles = &self.common.troubles;
+            troubles.note("index a change", &"the index is stuck or closed");
         }
+        sent
     }
 
     /// Makes a change and returns once it is committed; false when it was not.
     #[must_use]
     pub(crate) fn commit(&self, change: Change) -> bool {
+        if self
+            .lock_given_up()
+            .is_some_and(|at| at.elapsed() < GIVEN_UP)
+        {
+            return false;
+        }
         let (ack, answer) = sync_channel(1);
-        let mut request = Request {
+        let request = Request {
             change,
             ack: Some(ack),
             _guard: None,
         };
-        // A full queue drains in milliseconds; no one waits for it longer than for the answer.
-        for _ in 0..ACK_PATIENCE.as_millis() {
+        if !self.enqueue(request, ACK_PATIENCE) {
+            return false;
+        }
+        match answer.recv_timeout(ACK_PATIENCE) {
+            Ok(committed) => committed,
+            Err(RecvTimeoutError::Disconnected) => false,
+            Err(RecvTimeoutError::Timeout) => {
+                *self.lock_given_up() = Some(Instant::now());
+                let troubles = &self.common.troubles;
+                troubles.note("write the index", &"another process does not let go of it");
+                false
+            }
+        }
+    }
+
+    fn enqueue(&self, mut request: Request, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        loop {
             match self.queue.try_send(request) {
-                Ok(()) => {
-                    // No answer is as good as a no.
-                    return answer.recv_timeout(ACK_PATIENCE).unwrap_or(false);
-                }
-                Err(TrySendError::Full(back)) => request = back,
-                Err(TrySendError::Disconnected(_)) => return false,
+                Ok(()) => return true,
+                Err(TrySendError::Full(back)) if Instant::now() < deadline => request = back,
+                Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => return false,
             }
             std::thread::sleep(Duration::from_millis(1));
         }
-        false
+    }
+
+    fn lock_given_up(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.given_up.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes the writer write what it has and end. Does not wait.
@@ -156,7 +190,7 @@ impl Index {
             ack: None,
             _guard: None,
         };
-        let _ = self.queue.send(request);
+        let _ = self.enqueue(request, ACK_PATIENCE);
     }
 
     /// Runs a query. An error is noted, and answered with None: an index that cannot be read is as
@@ -193,7 +227,7 @@ impl Index {
         }
     }
 
-    fn pool(&self) -> std::sync::MutexGuard<'_, Vec<(u64, Connection)>> {
+    fn pool(&self) -> MutexGuard<'_, Vec<(u64, Connection)>> {
         self.resting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -207,25 +241,34 @@ impl Common {
     }
 }
 
+/// What the index says of the cache as a whole.
+#[derive(Clone, Copy)]
+pub(crate) struct Summary {
+    pub(crate) used: u64,
+    pub(crate) latest_use: u64,
+}
+
 /// Opens the database for writing, after setting it aside where it is damaged.
-pub(crate) fn open(dir: &Dir) -> Result<Connection, Error> {
-    let path = dir.index();
+pub(crate) fn open(dir: &Dir) -> Result<(Connection, Summary), Error> {
+    let open = || {
+        let connection = schema::open_for_writing(&dir.index())?;
+        let summary = Summary {
+            used: schema::used(&connection)?,
+            latest_use: schema::latest_use(&connection)?,
+        };
+        Ok((connection, summary))
+    };
     let failed = |error: rusqlite::Error| Error::Index(error.to_string());
-    match schema::open_for_writing(&path) {
+    match open() {
         Err(error) if schema::is_damage(&error) => {
             let aside = dir
                 .set_index_aside()
                 .map_err(Error::io("set the damaged index aside"))?;
             tracing::warn!(dir = %aside.display(), %error, "cache index damaged, set aside");
-            schema::open_for_writing(&path).map_err(failed)
+            open().map_err(failed)
         }
         other => other.map_err(failed),
     }
-}
-
-/// Returns what is used according to the index, and the latest use on record.
-pub(crate) fn summary(connection: &Connection) -> rusqlite::Result<(u64, u64)> {
-    Ok((schema::used(connection)?, schema::latest_use(connection)?))
 }
 
 /// Returns which file the path of the index names at the moment.

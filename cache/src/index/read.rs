@@ -53,6 +53,7 @@ pub(crate) struct BlobRow {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ObjectRow {
     pub(crate) size: u64,
+    pub(crate) last_use: u64,
     /// What its partial takes on disk; 0 when it has none.
     pub(crate) partial_bytes: u64,
     pub(crate) blob: Option<BlobRow>,
@@ -119,14 +120,15 @@ impl Index {
     pub(crate) fn object(&self, key: &ObjectKey) -> Option<ObjectRow> {
         self.read(|db| {
             db.prepare_cached(&format!(
-                "SELECT o.size, o.bytes, {BLOB_COLUMNS} FROM objects o
+                "SELECT o.size, o.last_use, o.bytes, {BLOB_COLUMNS} FROM objects o
                  LEFT JOIN blobs b ON b.hash = o.hash WHERE o.key = ?1"
             ))?
             .query_row(params![key.as_bytes()], |row| {
                 Ok(ObjectRow {
                     size: row.get(0)?,
-                    partial_bytes: row.get(1)?,
-                    blob: blob_row(row, 2)?,
+                    last_use: row.get(1)?,
+                    partial_bytes: row.get(2)?,
+                    blob: blob_row(row, 3)?,
                 })
             })
             .optional()
@@ -179,7 +181,7 @@ impl Index {
                  ORDER BY last_use LIMIT ?2 OFFSET ?1"
             }
             Kind::Blob => {
-                "SELECT hash, bytes, last_use FROM blobs b WHERE pack IS NULL
+                "SELECT hash, bytes, last_use FROM blobs b WHERE bytes > 0
                    AND NOT EXISTS (SELECT 1 FROM pins JOIN objects o ON o.key = pins.key
                                    WHERE o.hash = b.hash)
                  ORDER BY last_use LIMIT ?2 OFFSET ?1"

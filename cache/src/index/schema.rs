@@ -25,7 +25,7 @@ CREATE TABLE blobs(
     pack INTEGER, offset INTEGER,
     bytes INTEGER NOT NULL, last_use INTEGER NOT NULL,
     dev INTEGER, ino INTEGER, mtime INTEGER, ctime INTEGER) WITHOUT ROWID;
-CREATE INDEX blobs_by_use ON blobs(last_use) WHERE pack IS NULL;
+CREATE INDEX blobs_by_use ON blobs(last_use) WHERE bytes > 0;
 CREATE INDEX blobs_by_pack ON blobs(pack) WHERE pack IS NOT NULL;
 CREATE TABLE packs(id INTEGER PRIMARY KEY, bytes INTEGER NOT NULL, last_use INTEGER NOT NULL);
 CREATE INDEX packs_by_use ON packs(last_use);
@@ -61,20 +61,27 @@ pub(super) fn open_for_writing(path: &Path) -> rusqlite::Result<Connection> {
     connection.pragma_update(None, "journal_mode", "WAL")?;
     // After a power cut the last commits may be gone, but the database is whole.
     connection.pragma_update(None, "synchronous", "NORMAL")?;
-    let transaction =
-        connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-    let version: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    if version == 0 {
-        transaction.execute_batch(TABLES)?;
-        transaction.execute_batch(&triggers())?;
-        transaction.pragma_update(None, "user_version", VERSION)?;
-    } else if version != VERSION {
+    let version_of = |connection: &Connection| -> rusqlite::Result<i64> {
+        connection.pragma_query_value(None, "user_version", |row| row.get(0))
+    };
+    // Only what must be written waits for whoever else writes: he may be stopped.
+    if version_of(&connection)? == 0 {
+        let transaction =
+            connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        if version_of(&transaction)? == 0 {
+            transaction.execute_batch(TABLES)?;
+            transaction.execute_batch(&triggers())?;
+            transaction.pragma_update(None, "user_version", VERSION)?;
+        }
+        transaction.commit()?;
+    }
+    let version = version_of(&connection)?;
+    if version != VERSION {
         return Err(rusqlite::Error::SqliteFailure(
             rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_NOTADB),
             Some(format!("tables of version {version}")),
         ));
     }
-    transaction.commit()?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)
 }
@@ -106,7 +113,7 @@ pub(super) fn latest_use(connection: &Connection) -> rusqlite::Result<u64> {
     connection.query_row(
         "SELECT max(
             coalesce((SELECT last_use FROM objects WHERE bytes > 0 ORDER BY last_use DESC LIMIT 1), 0),
-            coalesce((SELECT last_use FROM blobs WHERE pack IS NULL ORDER BY last_use DESC LIMIT 1), 0),
+            coalesce((SELECT last_use FROM blobs WHERE bytes > 0 ORDER BY last_use DESC LIMIT 1), 0),
             coalesce((SELECT max(last_use) FROM packs), 0))",
         [],
         |row| row.get(0),

@@ -9,6 +9,8 @@ use rusqlite::{Connection, TransactionBehavior};
 
 use super::{Change, Common, Request, identity, schema};
 use crate::clock::Clock;
+use crate::dir::Dir;
+use crate::failpoint;
 use crate::lock::{self, RangeLock};
 
 /// Changes in one transaction: enough to make its cost disappear in theirs.
@@ -81,7 +83,7 @@ impl Writer {
             let Some(connection) = &mut self.connection else {
                 break;
             };
-            match write_batch(connection, batch, now) {
+            match write_batch(connection, &self.common.dir, batch, now) {
                 Ok(used) => {
                     let covered = batch.iter().map(|request| request.change.covered()).sum();
                     self.common.quota.reported(used, covered);
@@ -97,9 +99,7 @@ impl Writer {
             }
         }
         let covered = batch.iter().map(|request| request.change.covered()).sum();
-        self.common
-            .quota
-            .reported(self.common.quota.used(), covered);
+        self.common.quota.forget(covered);
         false
     }
 
@@ -197,12 +197,19 @@ impl Request {
     }
 }
 
-fn write_batch(db: &mut Connection, batch: &[Request], now: u64) -> rusqlite::Result<u64> {
+fn write_batch(
+    db: &mut Connection,
+    dir: &Dir,
+    batch: &[Request],
+    now: u64,
+) -> rusqlite::Result<u64> {
     let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
     for request in batch {
-        request.change.apply(&transaction, now)?;
+        request.change.apply(&transaction, dir, now)?;
     }
     let used = schema::used(&transaction)?;
+    failpoint::pass("index.uncommitted");
     transaction.commit()?;
+    failpoint::pass("index.committed");
     Ok(used)
 }

@@ -10,6 +10,7 @@
 //!
 //! Lock order: `pending` and `pool` are leaves; nothing is locked while either is held.
 
+mod file;
 mod rows;
 mod writer;
 
@@ -26,12 +27,6 @@ use super::directory::{Directory, Row};
 use crate::entry::{Entry, Timestamp};
 use crate::path::{Name, RelPath};
 
-/// The version of the schema, in SQLite's `user_version`.
-const SCHEMA_VERSION: i64 = 1;
-
-/// "SVOL", in SQLite's `application_id`.
-const APPLICATION_ID: i64 = 0x5356_4f4c;
-
 /// The file in the cache directory.
 const FILE: &str = "catalogue.db";
 
@@ -41,9 +36,6 @@ const LOCK: &str = "catalogue.lock";
 /// Left behind by a process that found the file corrupt while using it.
 const SUSPECT: &str = "catalogue.suspect";
 
-/// How long another process's write may keep one of ours waiting.
-const BUSY: Duration = Duration::from_secs(5);
-
 /// Read connections that are kept open when idle; each costs two descriptors and its cache.
 const IDLE_READERS: usize = 4;
 
@@ -52,53 +44,6 @@ const QUEUE: usize = 1024;
 
 /// KiB of directories that may wait to be written.
 const QUEUE_KIB: u32 = 64 * 1024;
-
-const SCHEMA: &str = "
-    CREATE TABLE sources (
-        id       INTEGER PRIMARY KEY,
-        identity TEXT NOT NULL UNIQUE
-    ) STRICT;
-    CREATE TABLE dirs (
-        id         INTEGER PRIMARY KEY,
-        source     INTEGER NOT NULL REFERENCES sources(id),
-        path       TEXT NOT NULL,
-        listed_at  INTEGER NOT NULL,
-        generation INTEGER NOT NULL,
-        invalid_at INTEGER,
-        bytes      INTEGER NOT NULL,
-        files      INTEGER NOT NULL,
-        hidden     TEXT NOT NULL,
-        UNIQUE (source, path)
-    ) STRICT;
-    CREATE TABLE entries (
-        dir            INTEGER NOT NULL REFERENCES dirs(id),
-        name           TEXT NOT NULL,
-        flags          INTEGER NOT NULL,
-        size           INTEGER,
-        mtime          INTEGER,
-        version        TEXT NOT NULL,
-        validator      TEXT,
-        target         TEXT,
-        digest         BLOB,
-        listed_version TEXT,
-        seen           INTEGER,
-        PRIMARY KEY (dir, name)
-    ) STRICT, WITHOUT ROWID;
-    CREATE TABLE superseded (
-        source      INTEGER NOT NULL REFERENCES sources(id),
-        path        TEXT NOT NULL,
-        version     TEXT NOT NULL,
-        flags       INTEGER NOT NULL,
-        size        INTEGER,
-        mtime       INTEGER,
-        validator   TEXT,
-        target      TEXT,
-        digest      BLOB,
-        replaced_at INTEGER NOT NULL,
-        PRIMARY KEY (source, path, version)
-    ) STRICT, WITHOUT ROWID;
-    CREATE INDEX superseded_by_age ON superseded (replaced_at);
-";
 
 /// Why the catalogue's file cannot be used at all. The mount works without it: [`Db::volatile`].
 #[derive(Debug, thiserror::Error)]
@@ -119,6 +64,13 @@ pub enum DbError {
         /// Why.
         cause: rusqlite::Error,
     },
+}
+
+impl DbError {
+    fn sqlite(path: &Path, cause: rusqlite::Error) -> DbError {
+        let path = path.to_owned();
+        DbError::Sqlite { path, cause }
+    }
 }
 
 /// A handle on the catalogue's file; clones share it.
@@ -232,25 +184,10 @@ impl Db {
             .map_err(|e| io(&lock_path)(e.into()))?;
         let suspect = dir.join(SUSPECT);
         if suspect.exists() {
-            set_aside(&path, "an earlier process found it corrupt").map_err(io(&path))?;
+            file::set_aside(&path, "an earlier process found it corrupt").map_err(io(&path))?;
             std::fs::remove_file(&suspect).map_err(io(&suspect))?;
         }
-        let sqlite = |cause| DbError::Sqlite {
-            path: path.clone(),
-            cause,
-        };
-        let connection = match prepare(&path) {
-            Ok(Prepared::Ready(connection)) => connection,
-            Ok(Prepared::Foreign(why)) => {
-                set_aside(&path, &why).map_err(io(&path))?;
-                begin_anew(&path).map_err(sqlite)?
-            }
-            Err(error) if is_corrupt(&error) => {
-                set_aside(&path, &error.to_string()).map_err(io(&path))?;
-                begin_anew(&path).map_err(sqlite)?
-            }
-            Err(error) => return Err(sqlite(error)),
-        };
+        let connection = file::open(&path)?;
         drop(lock);
 
         let counters = Arc::new(Counters::default());
@@ -340,7 +277,7 @@ impl Db {
         if let Some(id) = inner.read(find).flatten() {
             return Some(id);
         }
-        let made = connect(&inner.path, OpenFlags::SQLITE_OPEN_READ_WRITE).and_then(|c| {
+        let made = file::connect(&inner.path, OpenFlags::SQLITE_OPEN_READ_WRITE).and_then(|c| {
             c.execute(
                 "INSERT INTO sources (identity) VALUES (?1) ON CONFLICT DO NOTHING",
                 [identity],
@@ -508,7 +445,7 @@ impl Inner {
         let pooled = lock(&self.pool).pop();
         let answer = match pooled {
             Some(connection) => Ok(connection),
-            None => connect(&self.path, OpenFlags::SQLITE_OPEN_READ_WRITE),
+            None => file::connect(&self.path, OpenFlags::SQLITE_OPEN_READ_WRITE),
         }
         .and_then(|connection| {
             let answer = ask(&connection)?;
@@ -566,7 +503,7 @@ impl Pending {
 impl Counters {
     /// Counts a failure, and logs the first.
     fn note(&self, path: &Path, error: &rusqlite::Error) {
-        if is_corrupt(error) && !self.corrupt.swap(true, Ordering::Relaxed) {
+        if file::is_corrupt(error) && !self.corrupt.swap(true, Ordering::Relaxed) {
             tracing::error!(path = %path.display(), %error, "the catalogue is corrupt; it is not used any more, and set aside at the next start");
             if let Err(error) = std::fs::write(path.with_file_name(SUSPECT), b"") {
                 tracing::warn!(%error, "cannot mark the catalogue as corrupt");
@@ -576,95 +513,6 @@ impl Counters {
             tracing::warn!(path = %path.display(), %error, "the catalogue cannot be used; listings are not remembered");
         }
     }
-}
-
-enum Prepared {
-    Ready(Connection),
-    Foreign(String),
-}
-
-fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
-    // Each connection is used by one thread at a time.
-    let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
-    connection.busy_timeout(BUSY)?;
-    connection.pragma_update(None, "synchronous", "NORMAL")?;
-    // KiB: a directory of 100,000 entries is some 8 MiB of rows.
-    connection.pragma_update(None, "cache_size", -2048)?;
-    Ok(connection)
-}
-
-fn prepare(path: &Path) -> rusqlite::Result<Prepared> {
-    let connection = connect(
-        path,
-        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE,
-    )?;
-    let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
-    let (version, application) = (pragma("user_version")?, pragma("application_id")?);
-    let tables: i64 =
-        connection.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0))?;
-    if tables == 0 && version == 0 {
-        return create(connection).map(Prepared::Ready);
-    }
-    if application != APPLICATION_ID || version != SCHEMA_VERSION {
-        return Ok(Prepared::Foreign(format!(
-            "it has version {version}, not {SCHEMA_VERSION}"
-        )));
-    }
-    // Touches the root page of each table.
-    connection.query_row(
-        "SELECT (SELECT count(*) FROM sources), EXISTS (SELECT 1 FROM dirs),
-                EXISTS (SELECT 1 FROM entries), EXISTS (SELECT 1 FROM superseded)",
-        [],
-        |_| Ok(()),
-    )?;
-    Ok(Prepared::Ready(connection))
-}
-
-fn begin_anew(path: &Path) -> rusqlite::Result<Connection> {
-    create(connect(
-        path,
-        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE,
-    )?)
-}
-
-fn create(mut connection: Connection) -> rusqlite::Result<Connection> {
-    connection.pragma_update(None, "journal_mode", "WAL")?;
-    let transaction = connection.transaction()?;
-    transaction.execute_batch(SCHEMA)?;
-    transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
-    transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
-    transaction.commit()?;
-    Ok(connection)
-}
-
-fn is_corrupt(error: &rusqlite::Error) -> bool {
-    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
-    matches!(
-        error.sqlite_error_code(),
-        Some(DatabaseCorrupt | NotADatabase)
-    )
-}
-
-/// Renames the file and SQLite's companions out of the way.
-fn set_aside(path: &Path, why: &str) -> std::io::Result<()> {
-    let stamp = format!("aside-{}-{}", Timestamp::now().0, std::process::id());
-    let named = |suffix: &str, more: &str| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(suffix);
-        name.push(more);
-        PathBuf::from(name)
-    };
-    for suffix in ["", "-wal", "-shm"] {
-        let from = named(suffix, "");
-        // SQLite would take `X-wal` for the log of `X`, so the stamp goes before the suffix.
-        let to = named(&format!(".{stamp}"), suffix);
-        match std::fs::rename(&from, &to) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            other => other?,
-        }
-    }
-    tracing::warn!(path = %path.display(), why, "the catalogue is set aside; a new one begins");
-    Ok(())
 }
 
 #[cfg(test)]

@@ -55,8 +55,6 @@ pub(super) fn run(
             }
         }
     }
-    // Leaves a small log behind for the next process; failing that, it is a large one.
-    let _ = connection.execute_batch("PRAGMA optimize");
 }
 
 fn write(

@@ -295,7 +295,7 @@ impl HttpSource {
             });
         }
         if status != StatusCode::OK && !no_head {
-            return Err(explained(response, &self.auth));
+            return Err(explained(response, &self.auth).await);
         }
         if response.url().path().ends_with('/') && !url.path().ends_with('/') {
             // A directory, whose page need not be read for that.
@@ -321,7 +321,7 @@ impl HttpSource {
                 Some(size) => size,
                 None => wire::read_all(response, COUNT_LIMIT).await?.len() as u64,
             },
-            _ => return Err(explained(response, &self.auth)),
+            _ => return Err(explained(response, &self.auth).await),
         };
         wire::check_encoding(&headers)?;
         Ok(Described {
@@ -342,7 +342,7 @@ impl HttpSource {
             .send(Method::GET, &self.child(dir, true), headers)
             .await?;
         if response.status() != StatusCode::OK {
-            let error = explained(response, &self.auth);
+            let error = explained(response, &self.auth).await;
             return Err(match error.kind() {
                 ErrorKind::Denied => error.context("the server does not list the directory"),
                 _ if dir.is_root() => at_root(error),
@@ -427,7 +427,7 @@ impl HttpSource {
         match response.status() {
             StatusCode::NOT_MODIFIED => return Ok(None),
             StatusCode::OK => {}
-            _ => return Err(at_root(explained(response, &self.auth)).context("the manifest")),
+            _ => return Err(at_root(explained(response, &self.auth).await).context("the manifest")),
         }
         let headers = response.headers();
         wire::check_encoding(headers)?;
@@ -525,14 +525,17 @@ fn at_root(error: Error) -> Error {
 }
 
 /// Returns the error that a reply's status stands for.
-fn explained(response: Response, auth: &Option<HttpAuth>) -> Error {
+async fn explained(response: Response, auth: &Option<HttpAuth>) -> Error {
     let hint = match (response.status(), auth) {
         (StatusCode::UNAUTHORIZED, None) => "it wants credentials, and none are set",
         (StatusCode::UNAUTHORIZED, Some(_)) => "it does not accept the credentials",
         (StatusCode::FORBIDDEN, _) => "it does not permit that",
         _ => "",
     };
-    wire::status_error(response.status(), response.headers(), hint)
+    let error = wire::status_error(response.status(), response.headers(), hint);
+    // Read to its end, so that the connection serves again; its words are for browsers.
+    wire::discard(response).await;
+    error
 }
 
 async fn blocking<T: Send + 'static>(
@@ -605,10 +608,16 @@ impl Source for HttpSource {
         let response = self.send(Method::GET, &url, headers).await?;
         let status = response.status();
         if !matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
-            return Err(explained(response, &self.auth));
+            return Err(explained(response, &self.auth).await);
         }
         let headers = response.headers();
-        let (got, size) = self.check_reply(entry, &range, status, headers)?;
+        let (got, size) = match self.check_reply(entry, &range, status, headers) {
+            Ok(checked) => checked,
+            Err(error) => {
+                wire::discard(response).await;
+                return Err(error);
+            }
+        };
         let now = validate::described(entry.name.clone(), Some(size), headers);
         // The one that is pinned stays, so that it is the same throughout.
         let validator = entry.validator.clone().or(now.validator);

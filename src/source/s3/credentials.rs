@@ -123,8 +123,14 @@ impl Credentials {
 
 impl Chain {
     async fn get(&self) -> Result<Arc<AwsCredential>> {
-        let files = self.files.clone();
-        if let Some(keys) = blocking(move || files.load()?.keys(files.name())).await? {
+        let profile = match self.files.recent() {
+            Some(recent) => recent?,
+            None => {
+                let files = self.files.clone();
+                blocking(move || files.load()).await?
+            }
+        };
+        if let Some(keys) = profile.keys(self.files.name())? {
             return Ok(Arc::new(keys));
         }
         let Some(platform) = &self.platform else {

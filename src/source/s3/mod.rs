@@ -193,7 +193,9 @@ impl S3Source {
     /// whose prefix turns from one into the other is another source.
     async fn is_single(&self) -> Result<bool> {
         let probe = || async {
-            if !self.pages(&format!("{}/", self.prefix)).await?.nothing {
+            let below = format!("{}/", self.prefix);
+            let query = [("list-type", "2"), ("max-keys", "1"), ("prefix", &below)];
+            if self.page(&query).await?.len() > 0 {
                 return Ok(false);
             }
             Ok(self.head(&self.prefix).await?.is_some())
@@ -485,37 +487,52 @@ impl Source for S3Source {
         let wanted = [StatusCode::PARTIAL_CONTENT, StatusCode::OK];
         let response = self.expect(response, &wanted).await?;
 
-        let headers = response.headers();
-        wire::check_encoding(headers)?;
-        let etag = wire::text(headers, header::ETAG).map(list::quoted);
-        match (&entry.validator, &etag) {
-            (Some(pinned), Some(etag)) if **pinned != **etag => {
-                return Err(Error::changed(format!(
-                    "the object was {pinned} and now is {etag}"
-                )));
+        match check_reply(entry, &range, response.status(), response.headers()) {
+            Ok((got, size, etag)) => Ok(wire::body(response, got, size, etag)),
+            Err(error) => {
+                wire::discard(response).await;
+                Err(error)
             }
-            (Some(_), None) => return Err(Error::lied("a reply without an ETag")),
-            _ => {}
         }
-        let (got, size) = match response.status() {
-            StatusCode::PARTIAL_CONTENT => wire::content_range(headers)?,
-            _ => {
-                let size = wire::content_length(headers)
-                    .ok_or_else(|| Error::lied("an object without a Content-Length"))?;
-                (0..size, size)
-            }
-        };
-        if entry.size.is_some_and(|known| known != size) {
-            let known = entry.size.unwrap_or_default();
-            let what = format!("the object had {known} bytes and now has {size}");
-            return Err(Error::changed(what));
-        }
-        if got != range {
-            return Err(Error::lied(format!(
-                "bytes {}-{} were asked for and {}-{} came",
-                range.start, range.end, got.start, got.end
+    }
+}
+
+/// Returns the range of a reply, the object's size and its ETag, where the reply fits the request.
+fn check_reply(
+    entry: &Entry,
+    asked: &Range<u64>,
+    status: StatusCode,
+    headers: &HeaderMap,
+) -> Result<(Range<u64>, u64, Option<Arc<str>>)> {
+    wire::check_encoding(headers)?;
+    let etag = wire::text(headers, header::ETAG).map(list::quoted);
+    match (&entry.validator, &etag) {
+        (Some(pinned), Some(etag)) if **pinned != **etag => {
+            return Err(Error::changed(format!(
+                "the object was {pinned} and now is {etag}"
             )));
         }
-        Ok(wire::body(response, got, size, etag.map(Into::into)))
+        (Some(_), None) => return Err(Error::lied("a reply without an ETag")),
+        _ => {}
     }
+    let (got, size) = match status {
+        StatusCode::PARTIAL_CONTENT => wire::content_range(headers)?,
+        _ => {
+            let size = wire::content_length(headers)
+                .ok_or_else(|| Error::lied("an object without a Content-Length"))?;
+            (0..size, size)
+        }
+    };
+    if entry.size.is_some_and(|known| known != size) {
+        let known = entry.size.unwrap_or_default();
+        let what = format!("the object had {known} bytes and now has {size}");
+        return Err(Error::changed(what));
+    }
+    if got != *asked {
+        return Err(Error::lied(format!(
+            "bytes {}-{} were asked for and {}-{} came",
+            asked.start, asked.end, got.start, got.end
+        )));
+    }
+    Ok((got, size, etag.map(Into::into)))
 }

@@ -60,6 +60,13 @@ impl Files {
         }
     }
 
+    /// Returns the profile if the files were looked at only just, without looking again.
+    pub(super) fn recent(&self) -> Option<Result<Arc<Profile>>> {
+        let cache = self.cache.try_lock().ok()?;
+        let cached = cache.as_ref()?;
+        (cached.looked.elapsed() < RECHECK).then(|| cached.profile.clone())
+    }
+
     /// Returns the profile as the files have it now; empty where nobody named it and it is not
     /// there. Blocks on the disk of the files.
     pub(super) fn load(&self) -> Result<Arc<Profile>> {

