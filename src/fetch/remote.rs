@@ -1,5 +1,6 @@
 //! A pinned object of a source, read through the cache.
 
+use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -34,6 +35,11 @@ const ALL_CLAIMS: Duration = Duration::from_secs(1);
 /// The first and the longest pause between looks at what another process fetches; it cannot wake
 /// us.
 const POLL: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(20));
+
+thread_local! {
+    /// What a thread reads into before it hands it on: a read is at most 1 MiB.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// What an object is pinned to.
 #[derive(Debug, Clone)]
@@ -135,31 +141,41 @@ impl Remote {
         self.object.read_at(offset, buf)
     }
 
-    /// Reads `len` bytes at `offset`, fetching what is missing. Fewer only at the end.
-    pub async fn read(self: &Arc<Self>, offset: u64, len: usize) -> Result<Vec<u8>> {
+    /// Hands `take` the bytes of `len` at `offset`, after fetching what is missing. Fewer only at
+    /// the end.
+    ///
+    /// What has just come is in the page cache and verified, so it is read on this thread, as hits
+    /// are: another one would cost more than the copy. `take` must not wait.
+    pub async fn read<T>(
+        self: &Arc<Self>,
+        offset: u64,
+        len: usize,
+        take: impl FnOnce(&[u8]) -> T,
+    ) -> Result<T> {
         let end = self.size().min(offset.saturating_add(len as u64));
         if offset >= end {
-            return Ok(Vec::new());
+            return Ok(take(&[]));
         }
         let began = Instant::now();
         if self.pin.entry.digest.is_some() {
             self.check_digest(began).await?;
         }
         let range = offset..end;
+        let mut take = Some(take);
         // What was found present can be gone again: evicted, or found corrupt. Then it is fetched
         // again, but not for ever.
         for _ in 0..3 {
             self.ensure(range.clone(), began).await?;
-            let this = self.clone();
-            let read = blocking(move || {
-                let mut buf = vec![0; (end - offset) as usize];
-                this.object.read_at(offset, &mut buf).map(|n| {
-                    buf.truncate(n);
-                    buf
-                })
+            let taken = BUFFER.with_borrow_mut(|buffer| {
+                let len = (end - offset) as usize;
+                if buffer.len() < len {
+                    buffer.resize(len, 0);
+                }
+                let n = self.object.read_at(offset, &mut buffer[..len])?;
+                Some(take.take()?(&buffer[..n]))
             });
-            if let Some(bytes) = read.await? {
-                return Ok(bytes);
+            if let Some(taken) = taken {
+                return Ok(taken);
             }
         }
         Err(Error::new(

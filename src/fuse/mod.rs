@@ -279,12 +279,20 @@ impl Filesystem for Fuse {
                 None => {}
             }
         });
-        if let Some(reply) = reply {
-            let vfs = self.vfs.clone();
-            let work = async move { vfs.read(fh.0, ino.0, offset, size).await };
-            self.spawn(req, "read", ino, work, |result| match result {
-                Ok(bytes) => reply.data(&bytes),
-                Err(errno) => reply.error(errno),
+        if reply.is_some() {
+            let (pid, vfs, reporter) = (req.pid(), self.vfs.clone(), self.reporter.clone());
+            self.runtime.spawn(async move {
+                let work = vfs.read_with(fh.0, ino.0, offset, size, |bytes| {
+                    if let Some(reply) = reply.take() {
+                        reply.data(bytes);
+                    }
+                });
+                if let Err(error) = caller::unless_killed(pid, work).await {
+                    reporter.failed(&vfs, "read", ino.0, &error);
+                    if let Some(reply) = reply {
+                        reply.error(errno::errno(&error));
+                    }
+                }
             });
         }
     }
