@@ -31,9 +31,11 @@ mod report;
 pub use notify::{Notifications, Pending};
 use report::Reporter;
 
-/// Requests that the kernel may have under way in the background (its default is 16): enough for
-/// read-ahead of many files at once.
-const MAX_BACKGROUND: u16 = 64;
+/// Requests that the kernel may have under way in the background, which is where it counts all reads
+/// through its page cache (its default is 16). Those that wait for a dead source count too, one or
+/// two for each stuck reader, and once all are taken every other reader of the mount stands still:
+/// so far more than there are readers. They cost nothing here while they wait.
+const MAX_BACKGROUND: u16 = 8192;
 
 /// The block size of `statfs`, and of attributes.
 const BLOCK: u32 = 4096;
