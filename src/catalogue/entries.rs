@@ -123,6 +123,8 @@ impl Catalogue {
             Err(error) => {
                 if error.kind() == ErrorKind::NotFound {
                     self.report_changed(&path);
+                    // It answers: no need to spare it after an earlier failure.
+                    self.forgive(dir, false);
                 }
                 return Err(error);
             }

@@ -225,7 +225,12 @@ impl Vfs {
                 Err(error) => return Err(error.into()),
             }
         }
-        Err(Error::Absent)
+        // Listed and not there, by a source that answered both: an absence. By an older listing it
+        // may as well have become something else.
+        match self.namespace.peek_list(&dir.path) {
+            Some(Ok(listing)) if listing.stale().next().is_none() => Err(Error::Absent),
+            _ => Err(Error::Stale),
+        }
     }
 
     fn lookup_args(&self, parent: Ino, name: &[u8]) -> Result<(Arc<Node>, Name)> {

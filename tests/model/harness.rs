@@ -393,10 +393,9 @@ impl Harness {
         let Error::Source(error) = error else {
             return false;
         };
-        self.origins.iter().any(|origin| match origin.down {
-            Some(kind) => kind == error.kind(),
-            None => origin.may_fail(),
-        })
+        self.origins
+            .iter()
+            .any(|origin| origin.may_fail() && origin.fails_with(error.kind()))
     }
 
     /// Looks a name up, and compares.

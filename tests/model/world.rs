@@ -136,6 +136,9 @@ impl Source for Recorder {
     }
 }
 
+/// For how long an error may be repeated instead of asking again: a second, and some.
+const REPEATED: Duration = Duration::from_millis(1500);
+
 /// What a source truly holds at a path.
 #[derive(Debug, Clone)]
 pub enum Item {
@@ -157,6 +160,8 @@ pub struct Origin {
     pub down: Option<ErrorKind>,
     /// Until when errors of an outage that is over are repeated.
     pub shaken: Option<Instant>,
+    /// How it failed before, and until when that may be repeated.
+    failed: Vec<(ErrorKind, Instant)>,
 }
 
 impl Origin {
@@ -176,6 +181,7 @@ impl Origin {
             coarse,
             down: None,
             shaken: None,
+            failed: Vec::new(),
         }
     }
 
@@ -239,11 +245,21 @@ impl Origin {
     }
 
     pub fn set_down(&mut self, kind: Option<ErrorKind>) {
-        if self.down.is_some() && kind.is_none() {
-            self.shaken = Some(Instant::now() + Duration::from_millis(1200));
+        if let Some(before) = self.down {
+            let until = Instant::now() + REPEATED;
+            self.failed.push((before, until));
+            if kind.is_none() {
+                self.shaken = Some(until);
+            }
         }
         self.down = kind;
         self.source.set_down(kind);
+    }
+
+    /// Whether `kind` is how it fails, or how it failed a moment ago.
+    pub fn fails_with(&self, kind: ErrorKind) -> bool {
+        let now = Instant::now();
+        self.down == Some(kind) || self.failed.iter().any(|f| f.0 == kind && now < f.1)
     }
 
     /// Whether it may be answered for with an error.
