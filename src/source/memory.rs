@@ -290,6 +290,9 @@ impl Source for MemorySource {
             return Err(Error::changed(format!("{path} is no longer {pinned}")));
         }
         let size = bytes.len() as u64;
+        if entry.size.is_some_and(|known| known != size) {
+            return Err(Error::changed(format!("{path} has {size} bytes now")));
+        }
         if range.is_empty() || range.end > size {
             return Err(Error::new(
                 ErrorKind::Invalid,
