@@ -4,6 +4,9 @@
 
 CARGO ?= cargo
 PREFIX ?= /usr/local
+# What the property tests draw from: the same for two runs of one commit. `make test SEED=$$RANDOM`
+# looks elsewhere.
+SEED ?= 2026
 
 help: ## Shows this.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -15,7 +18,7 @@ check: fmt-check lint doc test ## Everything that has to pass before a commit.
 
 test: setup ## Runs all tests, on real mounts and real servers on loopback.
 	$(CARGO) build --workspace --bins
-	$(CARGO) test --workspace --no-fail-fast
+	PROPTEST_RNG_SEED=$(SEED) $(CARGO) test --workspace --no-fail-fast
 
 bench: ## Measures; prints ratios against peers and floors of the same run.
 	tests/setup.sh bench
