@@ -16,7 +16,7 @@ use crate::namespace::{Found, LookupError};
 use crate::path::RelPath;
 use crate::source;
 
-/// How long an open waits to hear whether a weak version is still current (DESIGN 4.9).
+/// How long an open waits to hear whether a weak version is still current.
 const PROBE: Duration = Duration::from_secs(1);
 
 /// Objects up to this size are fetched in one request, so their bytes cannot be of two versions.
