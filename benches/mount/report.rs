@@ -238,7 +238,7 @@ fn machine() -> String {
     let model = model.map_or("unknown processors", |(_, model)| model);
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let kernel = kernel.trim();
-    let version = |program: &str, arg: &str| {
+    let version = |program: &Path, arg: &str| {
         let output = Command::new(program).arg(arg).output().ok();
         let text = output
             .map(|o| [o.stdout, o.stderr].concat())
@@ -248,8 +248,8 @@ fn machine() -> String {
     };
     format!(
         "{cpus} x {model}, Linux {kernel},\nwith {}, {}, {}",
-        version(crate::daemon::SVOL, "--version"),
-        version("rclone", "version"),
-        version("/usr/sbin/nginx", "-v"),
+        version(crate::daemon::SVOL.as_ref(), "--version"),
+        version(&crate::daemon::rclone(), "version"),
+        version("/usr/sbin/nginx".as_ref(), "-v"),
     )
 }
