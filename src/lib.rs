@@ -14,6 +14,7 @@ pub mod control;
 pub mod demo;
 pub mod entry;
 pub mod fetch;
+pub mod filter;
 pub mod fuse;
 pub mod logging;
 pub mod namespace;

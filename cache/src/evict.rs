@@ -180,7 +180,7 @@ fn remove(shared: &Shared, disk: &Disk, candidate: &Candidate) -> io::Result<Opt
     };
     let (path, change) = match candidate.what {
         What::Partial(key) => {
-            if shared.registry.is_held(&key) {
+            if shared.registry.is_held(&key) && !disk.sealer.give_up(&key) {
                 return Ok(None);
             }
             (disk.dir.partial(&key), Change::DropPartial { key })

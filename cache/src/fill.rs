@@ -11,12 +11,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use crate::backing::{Backing, State};
 use crate::cache::Disk;
 use crate::error::FillError;
 use crate::failpoint;
 use crate::grain::{self, Cv, GRAIN};
 use crate::index::Change;
-use crate::inner::{Backing, Inner, State};
+use crate::inner::Inner;
 use crate::lock::{self, RangeLock};
 use crate::memory::WHOLE;
 use crate::reading::has_length;

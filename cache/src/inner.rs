@@ -15,6 +15,7 @@ use blake3::Hash;
 use bytes::Bytes;
 use tokio::sync::Notify;
 
+use crate::backing::{Backing, Progress, State};
 use crate::bitmap::Bitmap;
 use crate::cache::{Disk, Shared};
 use crate::dir;
@@ -25,7 +26,7 @@ use crate::index::{BlobRow, Change, ObjectRow, Place, Seal};
 use crate::key::ObjectKey;
 use crate::memory::WHOLE;
 use crate::object::Sealed;
-use crate::sidecar::{self, Header};
+use crate::sidecar;
 
 /// The largest object that is kept on disk, in bytes: the largest file of ext4.
 const LARGEST: u64 = 16 << 40;
@@ -42,48 +43,6 @@ const FIND_TRIES: u32 = 20;
 /// The least time between two notes of an object's use, by whichever process, in seconds. What was
 /// used within ten minutes is equally far from being evicted; finer would cost a write a read.
 const USE_RESOLUTION: u64 = 600;
-
-/// What this process knows of the grains of one file, whichever descriptor it has of it.
-pub(crate) struct Progress {
-    pub(crate) verified: Bitmap,
-    /// All grains before this one were present when last looked at.
-    pub(crate) complete_to: AtomicU64,
-}
-
-/// What an open data file is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum State {
-    Partial,
-    Blob { hash: Hash, seal: Option<Seal> },
-}
-
-/// An object's files as this process has them open.
-pub(crate) struct Backing {
-    pub(crate) files: Files,
-    pub(crate) state: State,
-    pub(crate) progress: Arc<Progress>,
-    /// Bytes written here that the index has not been told of.
-    pub(crate) unreported: AtomicU64,
-}
-
-impl Backing {
-    /// Returns what both files take on disk.
-    pub(crate) fn allocated(&self) -> u64 {
-        [&*self.files.data, &self.files.sidecar]
-            .iter()
-            .filter_map(|file| file.metadata().ok())
-            .map(|metadata| dir::allocated(&metadata))
-            .sum()
-    }
-
-    /// Returns whether the files are no longer those of the object: removed, or sealed meanwhile.
-    fn is_stale(&self) -> bool {
-        let removed = self.files.data.metadata().is_ok_and(|m| m.nlink() == 0);
-        removed
-            || self.state == State::Partial
-                && matches!(Header::read(&self.files.sidecar), Ok(Some(header)) if header.sealed.is_some())
-    }
-}
 
 /// See the module.
 pub(crate) struct Inner {

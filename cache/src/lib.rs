@@ -1,16 +1,23 @@
 //! A persistent, verified, content-addressed block cache that many processes share.
 //!
-//! It knows object keys, grains and hashes; never paths of sources, URLs or FUSE. How the parts
-//! hang together, from the outside in:
+//! It knows object keys, grains and hashes; never paths of sources, URLs or FUSE.
 //!
-//! - [`Cache`] is one opened cache directory, [`Object`] one object in it, [`Fill`] the right to
-//!   bring one range of it, which one process of all has.
-//! - `memory` holds what cannot be kept on disk, and small objects.
+//! [`Cache`] is one opened cache directory, [`Object`] one object in it, [`Fill`] the right to
+//! bring one range of it, which one process of all has. A reader does:
 //!
-//! A reader does: [`Object::read_at`]; on None, [`Object::missing`] says what to fetch,
-//! [`Object::try_claim`] makes it the one to fetch it, [`Fill::push`] takes the bytes, and
-//! [`Watch::changed`] waits for others who have claimed it.
+//! 1. [`Object::read_at`]: the bytes, if all of them are here;
+//! 2. if not, [`Object::watch`], and then [`Object::missing`] says what to bring;
+//! 3. [`Object::try_claim`] makes it the one to bring a range, and [`Fill::push`] takes the bytes;
+//! 4. where another has the claim, [`Watch::changed`] waits, and it begins anew; a reader that has
+//!    waited too long for another process goes on with [`Object::try_claim_aside`].
+//!
+//! Lock order within a process: `creating` of an object, then any of the leaves (`claims`, `slot`,
+//! `known`, the shards of registry and memory, the queues), of which none is held with another.
+//! The appender's lock is held over sending to the index, which takes no lock but its own.
+//!
+//! The README has a table of the parts; docs/CACHE_FORMAT.md the format on disk.
 
+mod backing;
 mod bitmap;
 mod cache;
 mod clock;

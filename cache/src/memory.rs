@@ -114,6 +114,21 @@ impl Memory {
             .insert((*key, grain), Slot { bytes, used: false });
     }
 
+    /// Lets go of all grains of an object.
+    pub(crate) fn remove_object(&self, key: &ObjectKey) {
+        for shard in &self.shards {
+            let mut guard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            let Shard { slots, weight, .. } = &mut *guard;
+            slots.retain(|(owner, _), slot| {
+                let stays = owner != key;
+                if !stays {
+                    *weight -= slot.bytes.len() as u64 + OVERHEAD;
+                }
+                stays
+            });
+        }
+    }
+
     /// Returns the bytes in use, overheads included.
     pub(crate) fn used(&self) -> u64 {
         self.shards

@@ -136,6 +136,13 @@ impl Object {
         Fill::start(Arc::clone(inner), range, aside)
     }
 
+    /// Forgets all that is here of the object, since its owner found that it is not what was
+    /// promised: all of it is missing again, for every process. Equal content of other objects
+    /// goes with it. Blocks on the local disk.
+    pub fn discard(&self) {
+        self.inner.discard();
+    }
+
     /// Starts to watch for changes. Make it *before* asking what is missing, and no change is
     /// overlooked.
     pub fn watch(&self) -> Watch {

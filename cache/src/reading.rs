@@ -11,10 +11,11 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use crate::backing::{Backing, State};
 use crate::dir;
 use crate::grain::{self, ABSENT, GRAIN};
 use crate::index::Change;
-use crate::inner::{Backing, Inner, State};
+use crate::inner::Inner;
 use crate::sidecar;
 
 /// Grains looked at together: those of a block, the largest request of the kernel.
@@ -247,6 +248,35 @@ impl Inner {
         }
     }
 
+    /// Removes all that is here of the object. See [`Object::discard`](crate::Object::discard).
+    pub(crate) fn discard(self: &Arc<Self>) {
+        self.shared.memory.remove_object(&self.key);
+        if let Some(disk) = self.disk() {
+            if self.is_small() {
+                let blob = disk.index.object(&self.key).and_then(|row| row.blob);
+                if let Some(blob) = blob {
+                    let _ = disk.index.commit(Change::DropBlob { hash: blob.hash });
+                }
+            } else {
+                // Twice: it may be sealed between the look and the removal.
+                for _ in 0..2 {
+                    let Some(backing) = self.fresh_backing() else {
+                        break;
+                    };
+                    match backing.state {
+                        State::Blob { hash, .. } => {
+                            let counters = &self.shared.counters;
+                            disk.remove_blob(counters, &hash, "it is not what was promised");
+                            self.close(&backing);
+                        }
+                        State::Partial => self.abandon(&backing),
+                    }
+                }
+            }
+        }
+        self.changed();
+    }
+
     /// Removes a partial that is of no use, so that the next claim makes a new one.
     pub(crate) fn abandon(self: &Arc<Self>, backing: &Arc<Backing>) {
         let Some(disk) = self.disk() else { return };
@@ -254,7 +284,7 @@ impl Inner {
         let ours = backing.files.data.metadata();
         if ours.is_ok_and(|ours| dir::still_names(&path, &ours)) {
             self.shared.counters.healed.add(1);
-            tracing::warn!(object = %self.key, "partial of the wrong length dropped");
+            tracing::warn!(object = %self.key, "partial dropped that is of no use");
             for path in [&path, &dir::sidecar(&path)] {
                 if let Err(error) = dir::remove(path) {
                     self.note_trouble("remove a file", &error);

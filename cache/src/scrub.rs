@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use blake3::Hash;
 
+use crate::backing::State;
 use crate::cache::{Disk, Shared};
 use crate::dir::{self, Kind};
 use crate::error::Error;
@@ -17,7 +18,6 @@ use crate::evict::{Removal, evict, remove_alone};
 use crate::files::{self, Files, Opened};
 use crate::grain::{self, ABSENT, GRAIN, Merger};
 use crate::index::{BlobRow, Change, Place};
-use crate::inner::State;
 use crate::key::ObjectKey;
 use crate::report::{GcReport, VerifyProgress, VerifyReport};
 use crate::sidecar;
@@ -26,7 +26,7 @@ use crate::sidecar;
 const PAGE: u64 = 256;
 
 /// Bytes between two reports of progress.
-const PROGRESS: u64 = 64 << 20;
+const PROGRESS: u64 = 4 << 20;
 
 /// Files of which nothing is known are left for this long to whoever may be making them.
 const GRACE: Duration = Duration::from_secs(3600);

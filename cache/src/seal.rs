@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use blake3::Hash;
 
+use crate::backing::{Backing, State};
 use crate::cache::Disk;
 use crate::dir;
 use crate::evict::{Removal, remove_alone};
@@ -29,7 +30,7 @@ use crate::failpoint;
 use crate::files::{self, Opened};
 use crate::grain::{self, ABSENT, Merger};
 use crate::index::{Change, Seal};
-use crate::inner::{Backing, Inner, State, is_as_sealed};
+use crate::inner::{Inner, is_as_sealed};
 use crate::key::{ObjectKey, prefix};
 use crate::lock::{self, LIFECYCLE, RangeLock};
 use crate::sidecar::{self, Header};
@@ -68,6 +69,21 @@ impl Sealer {
             queue.waiting.push_back(Arc::clone(inner));
             self.wake.notify_one();
         }
+    }
+
+    /// Takes an object off the queue that nobody holds but the queue: it is to be evicted, and a
+    /// slow disk must not keep all that waits to be synced in the cache. Returns whether it did.
+    pub(crate) fn give_up(&self, key: &ObjectKey) -> bool {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let unheld = |inner: &Arc<Inner>| inner.key == *key && Arc::strong_count(inner) == 1;
+        let Some(at) = queue.waiting.iter().position(unheld) else {
+            return false;
+        };
+        let inner = queue.waiting.remove(at);
+        queue.keys.remove(key);
+        drop(queue);
+        drop(inner);
+        true
     }
 
     pub(crate) fn stop(&self) {

@@ -257,3 +257,29 @@ fn close_stops_writing_but_not_reading() {
     fill(&late, &data);
     assert_eq!(read(&late).unwrap(), data);
 }
+
+#[test]
+fn what_is_discarded_is_missing_again_and_can_be_brought_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = open(dir.path());
+    for (number, size) in (0..).zip(SIZES).filter(|(_, size)| *size > 0) {
+        let object = cache.object(key(number), size);
+        fill_in(&object, &content(number, size), 10_000);
+        wait_for("digest", || object.digest().is_some());
+        object.discard();
+        assert_eq!(object.missing(0..size), [0..size], "size {size}");
+        assert!(read(&object).is_none());
+        // In part, not yet sealed.
+        let right = content(number + 100, size);
+        if size > SMALL {
+            let mut fill = object.try_claim(0..GRAIN).unwrap();
+            fill.push(&right[..GRAIN as usize]).unwrap();
+            fill.finish().unwrap();
+            object.discard();
+            assert_eq!(object.missing(0..size), [0..size], "size {size}");
+        }
+        fill_in(&object, &right, 10_000);
+        assert_eq!(read(&object).unwrap(), right);
+        wait_for("digest", || object.digest() == Some(blake3::hash(&right)));
+    }
+}

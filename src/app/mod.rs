@@ -6,16 +6,18 @@ use std::time::Duration;
 
 use svol_cache::Cache;
 use tokio::runtime::Handle as Runtime;
+use tracing::warn;
 
 use crate::catalogue::{Catalogue, Db, Memory, Policy};
 use crate::cli::{CacheSettings, VolumeSettings};
 use crate::config::Volume;
 use crate::fetch::Fetcher;
-use crate::namespace::{Filter, Layer, Namespace};
+use crate::namespace::{Layer, Namespace};
 use crate::source::Source;
 use crate::source::guard::{Bandwidth, GuardOptions, Guarded};
 use crate::vfs::{LayerPolicy, Owner, Vfs};
 
+mod scrub;
 mod serve;
 mod sources;
 
@@ -24,6 +26,9 @@ pub use serve::{READY, detach, prepare, serve};
 /// How long a reader waits for a listing that is known to be refreshed, before it gets the one
 /// that is here.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long the catalogue may take to write down what is pending at the end.
+const CLOSE: Duration = Duration::from_secs(5);
 
 /// Why a volume could not be assembled.
 #[derive(Debug, thiserror::Error)]
@@ -52,14 +57,6 @@ pub enum Error {
         /// What is wrong.
         error: svol_cache::Error,
     },
-    /// The catalogue cannot be used.
-    #[error("catalogue in {}: {message}", dir.display())]
-    Catalogue {
-        /// The cache's directory.
-        dir: PathBuf,
-        /// What is wrong.
-        message: String,
-    },
     /// The mount point cannot be used.
     #[error(transparent)]
     Mountpoint(#[from] crate::fuse::mount::BadMountpoint),
@@ -78,6 +75,8 @@ pub struct View {
     pub cache: Cache,
     /// The cache's directory.
     pub cache_dir: PathBuf,
+    /// What is known of the sources.
+    pub db: Db,
     /// The volume's name.
     pub name: String,
 }
@@ -114,8 +113,21 @@ impl View {
             guards,
             cache,
             cache_dir: settings.cache.dir.clone(),
+            db,
             name: volume.metadata.name.to_string(),
         })
+    }
+}
+
+impl View {
+    /// Writes down what is pending, within a bound.
+    pub async fn close(&self) {
+        self.cache.close().await;
+        let db = self.db.clone();
+        let closed = tokio::task::spawn_blocking(move || db.close(CLOSE)).await;
+        if !matches!(closed, Ok(true)) {
+            warn!("the catalogue lost its last changes");
+        }
     }
 }
 
@@ -133,10 +145,13 @@ pub fn open_cache_only(settings: &CacheSettings) -> Result<Cache, Error> {
 
 fn open_cache(settings: &CacheSettings) -> Result<(Cache, Db), Error> {
     let cache = open_cache_only(settings)?;
-    let db = Db::open(&settings.dir).map_err(|error| Error::Catalogue {
-        dir: settings.dir.clone(),
-        message: crate::control::causes(&error),
-    })?;
+    let db = Db::open(&settings.dir).unwrap_or_else(|error| {
+        warn!(
+            error = crate::control::causes(&error),
+            "the catalogue cannot be kept; the next mount lists everything anew"
+        );
+        Db::volatile()
+    });
     Ok((cache, db))
 }
 
@@ -166,14 +181,9 @@ fn open_layer(
     };
     let guarded: Arc<dyn Source> = Arc::new(guard.clone());
     let catalogue = Catalogue::new(db.clone(), guarded, policy);
-    let texts = |globs: &[crate::config::GlobPattern]| -> Vec<String> {
-        globs.iter().map(|g| g.as_str().to_owned()).collect()
-    };
-    let filter = Filter::new(&texts(&spec.include), &texts(&spec.exclude)).map_err(|error| {
-        Error::Filter {
-            layer: name.clone(),
-            message: error.to_string(),
-        }
+    let filter = spec.filter().map_err(|error| Error::Filter {
+        layer: name.clone(),
+        message: error.to_string(),
     })?;
     let layer = Layer {
         name,

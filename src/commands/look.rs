@@ -72,7 +72,7 @@ pub fn ls(args: &LsArgs, out: &mut dyn Write, err: &mut dyn Write) -> Result<Exi
         }
         Ok(ExitStatus::of_several(listing.done, listing.failed))
     });
-    runtime.block_on(view.cache.close());
+    runtime.block_on(view.close());
     result
 }
 
@@ -186,7 +186,7 @@ pub fn cat(
             }
         }
     }
-    runtime.block_on(view.cache.close());
+    runtime.block_on(view.close());
     Ok(ExitStatus::of_several(done, failed))
 }
 

@@ -6,7 +6,6 @@
 
 mod decode;
 pub mod error;
-pub mod filter;
 pub mod names;
 mod node;
 pub mod secret;
@@ -17,7 +16,6 @@ mod validate;
 pub mod volume;
 
 pub use error::{ConfigError, Place, Problem};
-pub use filter::PathFilter;
 pub use names::{BucketName, GlobPattern, GraftPath, HttpUrl, Label, NameError};
 pub use secret::{Secret, SecretError, SecretRef};
 pub use source::{

@@ -6,11 +6,11 @@ use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
-use globset::{Glob, GlobBuilder};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+use crate::filter::Filter;
 use crate::path::RelPath;
 
 /// Says why a text cannot be the name, path, pattern or URL that it was meant to be, and what to
@@ -181,7 +181,7 @@ impl FromStr for GraftPath {
 text_form!(GraftPath, { "type": "string", "pattern": "^/" });
 
 /// A glob pattern that compiles, relative to the root of its layer. See
-/// [`PathFilter`](super::filter::PathFilter) for what it matches.
+/// [`Filter`] for what it matches.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct GlobPattern(String);
@@ -191,20 +191,11 @@ impl GlobPattern {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
 
-    /// Returns the compiled pattern; a `*` does not cross a `/`, a pattern without a `/` matches
-    /// at any depth.
-    pub(crate) fn compile(&self) -> Result<Glob, globset::Error> {
-        let pattern = self.0.strip_suffix('/').unwrap_or(&self.0);
-        let pattern = match pattern.strip_prefix('/') {
-            Some(anchored) => Cow::Borrowed(anchored),
-            None if pattern.contains('/') => Cow::Borrowed(pattern),
-            None => Cow::Owned(format!("**/{pattern}")),
-        };
-        GlobBuilder::new(&pattern)
-            .literal_separator(true)
-            .backslash_escape(true)
-            .build()
+impl AsRef<str> for GlobPattern {
+    fn as_ref(&self) -> &str {
+        &self.0
     }
 }
 
@@ -220,12 +211,11 @@ impl FromStr for GlobPattern {
         if text.split('/').any(|part| part == "..") {
             return refuse("a glob cannot hold `..`; write it relative to the layer's root");
         }
-        let glob = Self(text.into());
-        match glob.compile() {
-            Ok(_) => Ok(glob),
+        match Filter::new(&[text], &[]) {
+            Ok(_) => Ok(Self(text.into())),
             Err(error) => refuse(format!(
-                "not a glob: {}; write a pattern such as *.csv, docs/** or {{a,b}}/*.json",
-                error.kind()
+                "{}; write a pattern such as *.csv, docs/** or {{a,b}}/*.json",
+                error.why
             )),
         }
     }

@@ -239,12 +239,7 @@ impl Checker {
                 self.report_in(root, &there, &["name"], what);
             }
             if let Err(error) = layer.filter() {
-                self.report_in(
-                    root,
-                    &here,
-                    &["include"],
-                    format!("too many globs: {error}"),
-                );
+                self.report_in(root, &here, &["include"], error.to_string());
             }
             self.check_source(&layer.source, root, &here);
         }

@@ -2,7 +2,7 @@
 //!
 //! The types here parse the document, print it, and generate its JSON Schema. Every field has the
 //! name of its flag and of its `SVOL_*` variable. What cannot be said by types alone is checked in
-//! [`validate`](super::validate).
+//! `validate`.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::names::{GlobPattern, GraftPath, Label};
 use super::source::{HttpSource, LocalSource, S3Source, Source, is_false};
 use super::units::{ByteRate, CacheSize, HumanDuration, Refresh, Umask};
+use crate::filter::{BadPattern, Filter};
 
 /// How long a reader waits for a source, where nothing else is said (DESIGN 4.3).
 pub const DEFAULT_TIMEOUT: HumanDuration = HumanDuration::from_secs(30);
@@ -180,6 +181,11 @@ impl Layer {
             revalidate: None,
             timeout: None,
         }
+    }
+
+    /// Returns what the layer shows. Fails where all patterns together are too large.
+    pub fn filter(&self) -> Result<Filter, BadPattern> {
+        Filter::new(&self.include, &self.exclude)
     }
 
     /// Returns how often the layer looks for changes, or [`DEFAULT_REFRESH`].

@@ -17,17 +17,22 @@ pub(super) struct Claims {
 
 impl Claims {
     /// Claims the first of the runs `missing` that nobody has, and those after it up to the next
-    /// one that somebody has.
-    pub(super) fn next_of(object: &Object, missing: &[Range<u64>]) -> Option<Claims> {
+    /// one that somebody has. `aside`: also what another process has, for this process alone. May
+    /// wait for the local disk.
+    pub(super) fn next_of(object: &Object, missing: &[Range<u64>], aside: bool) -> Option<Claims> {
+        let claim = |run: &Range<u64>| match object.try_claim(run.clone()) {
+            None if aside => object.try_claim_aside(run.clone()),
+            fill => fill,
+        };
         let fills = missing
             .iter()
-            .map(|run| object.try_claim(run.clone()))
+            .map(claim)
             .skip_while(Option::is_none)
             .map_while(|fill| fill);
         Claims::of(fills.collect())
     }
 
-    /// Claims all of the runs `missing`, or none.
+    /// Claims all of the runs `missing`, or none. May wait for the local disk.
     pub(super) fn all_of(object: &Object, missing: &[Range<u64>]) -> Option<Claims> {
         let fills = missing.iter().map(|run| object.try_claim(run.clone()));
         Claims::of(fills.collect::<Option<_>>()?)
@@ -47,7 +52,7 @@ impl Claims {
     }
 
     /// Expects a stream that begins with the object.
-    pub(super) fn from_the_start(mut self) -> Claims {
+    pub(super) fn rewound(mut self) -> Claims {
         self.position = 0;
         self
     }

@@ -24,6 +24,10 @@ use crate::source::{Error, ErrorKind, Result, Source};
 /// How often in a row a body that broke off with little to show is taken up again where it ended.
 const RESUMES: u32 = 4;
 
+/// For how long a reader's time-out is that of the next one too, unless bytes come. After a failed
+/// read-ahead the kernel asks for the first page once more at once, and its caller would wait twice.
+const GAVE_UP: Duration = Duration::from_secs(1);
+
 /// How long a whole body that nobody asked for waits until all others have let go of their parts:
 /// theirs come at about the same time.
 const ALL_CLAIMS: Duration = Duration::from_secs(1);
@@ -61,6 +65,8 @@ pub struct Remote {
     flights: Mutex<Vec<Arc<Flight>>>,
     /// When bytes last came. A leaf.
     progress: Mutex<Instant>,
+    /// When a reader last waited in vain, and what it was told. A leaf.
+    gave_up: Mutex<Option<(Instant, Error)>>,
     /// Set once the server sent all when asked for a part: from then on it is asked by one flight
     /// at a time, who has the turn.
     whole_only: AtomicBool,
@@ -100,6 +106,7 @@ impl Remote {
             digest_checked: OnceLock::new(),
             flights: Mutex::new(Vec::new()),
             progress: Mutex::new(Instant::now()),
+            gave_up: Mutex::default(),
             whole_only: AtomicBool::new(false),
             whole_turn: Arc::default(),
             landed: Notify::new(),
@@ -208,8 +215,31 @@ impl Remote {
         began.max(progress) + self.deadline
     }
 
+    fn gave_up(&self) -> Option<Error> {
+        let progress = *self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.gave_up.lock().unwrap_or_else(PoisonError::into_inner);
+        let (when, error) = known.as_ref()?;
+        (*when > progress && when.elapsed() < GAVE_UP).then(|| error.clone())
+    }
+
     /// Waits until all of `range` is present, fetching what nobody fetches yet.
     async fn ensure(self: &Arc<Self>, range: Range<u64>, began: Instant) -> Result<()> {
+        if let Some(error) = self.gave_up()
+            && !self.object.missing(range.clone()).is_empty()
+        {
+            return Err(error);
+        }
+        let result = self.wait_for(range, began).await;
+        if let Err(error) = &result
+            && error.kind() == ErrorKind::Timeout
+        {
+            let mut known = self.gave_up.lock().unwrap_or_else(PoisonError::into_inner);
+            *known = Some((Instant::now(), error.clone()));
+        }
+        result
+    }
+
+    async fn wait_for(self: &Arc<Self>, range: Range<u64>, began: Instant) -> Result<()> {
         loop {
             let landed = self.landed.notified();
             tokio::pin!(landed);
@@ -317,7 +347,12 @@ impl Remote {
             if missing.is_empty() {
                 return Ok(());
             }
-            if let Some(claims) = Claims::next_of(&self.object, &missing) {
+            // Half the time went without a sign of life: whoever has it may be stopped.
+            let aside = Instant::now() + self.deadline / 2 >= self.deadline_from(began);
+            let object = self.object.clone();
+            let runs = missing.clone();
+            let claims = blocking(move || Claims::next_of(&object, &runs, aside)).await?;
+            if let Some(claims) = claims {
                 if self.stream(claims, &mut turn).await? {
                     continue;
                 }
@@ -378,7 +413,7 @@ impl Remote {
                 }
                 claims = match turn {
                     Some(_) => match self.claim_all().await {
-                        Some(all) => all.from_the_start(),
+                        Some(all) => all.rewound(),
                         None => return Ok(false),
                     },
                     None => return Ok(false),
@@ -414,9 +449,14 @@ impl Remote {
         let until = Instant::now() + ALL_CLAIMS;
         let mut pause = POLL.0;
         loop {
-            let missing = self.object.missing(0..self.size());
-            let claims = Claims::all_of(&self.object, &missing);
-            if claims.is_some() || missing.is_empty() || Instant::now() >= until {
+            let object = self.object.clone();
+            let (claims, done) = blocking(move || {
+                let missing = object.missing(0..object.size());
+                (Claims::all_of(&object, &missing), missing.is_empty())
+            })
+            .await
+            .ok()?;
+            if claims.is_some() || done || Instant::now() >= until {
                 return claims;
             }
             tokio::time::sleep(pause).await;
@@ -461,7 +501,7 @@ impl Remote {
         }
         self.ensure(0..self.size(), began).await?;
         let this = self.clone();
-        let got = tokio::task::spawn_blocking(move || {
+        let got = blocking(move || {
             let mut hash = ring::digest::Context::new(&ring::digest::SHA256);
             let mut buf = vec![0; BATCH];
             let mut at = 0;
@@ -472,7 +512,7 @@ impl Remote {
             }
             Some(hash.finish())
         });
-        let Some(got) = got.await.map_err(|e| Error::lied(e.to_string()))? else {
+        let Some(got) = got.await? else {
             return Err(Error::new(
                 ErrorKind::Server,
                 format!(
@@ -484,6 +524,9 @@ impl Remote {
         let verdict = if got.as_ref() == want {
             Ok(())
         } else {
+            // The next to open it fetches it anew: the server may be mended by then.
+            let object = self.object.clone();
+            blocking(move || object.discard()).await?;
             Err(Error::lied(format!(
                 "{}: its SHA-256 is not the one that the manifest promises",
                 self.url()
@@ -491,6 +534,12 @@ impl Remote {
         };
         self.digest_checked.get_or_init(|| verdict).clone()
     }
+}
+
+/// Does what may wait for the local disk on a thread where that is no harm.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|panic| Error::lied(panic.to_string()))
 }
 
 /// Ends a flight when dropped, whatever happened to its task.

@@ -31,9 +31,11 @@ mod report;
 pub use notify::{Notifications, Pending};
 use report::Reporter;
 
-/// Requests that the kernel may have under way in the background (its default is 16): enough for
-/// read-ahead of many files at once.
-const MAX_BACKGROUND: u16 = 64;
+/// Requests that the kernel may have under way in the background, which is where it counts all reads
+/// through its page cache (its default is 16). Those that wait for a dead source count too, one or
+/// two for each stuck reader, and once all are taken every other reader of the mount stands still:
+/// so far more than there are readers. They cost nothing here while they wait.
+const MAX_BACKGROUND: u16 = 8192;
 
 /// The block size of `statfs`, and of attributes.
 const BLOCK: u32 = 4096;
@@ -233,12 +235,13 @@ impl Filesystem for Fuse {
         // An inode is a version, so its pages are right for as long as the kernel keeps them; and
         // there is nothing to flush.
         let how = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH;
-        match self.vfs.open_now(ino.0) {
+        let caller = req.pid();
+        match self.vfs.open_now_for(ino.0, caller) {
             Some(Ok(fh)) => reply.opened(FileHandle(fh), how),
             Some(Err(error)) => reply.error(self.failed("open", ino, &error)),
             None => {
                 let vfs = self.vfs.clone();
-                let work = async move { vfs.open(ino.0).await };
+                let work = async move { vfs.open_for(ino.0, caller).await };
                 self.spawn(req, "open", ino, work, move |result| match result {
                     Ok(fh) => reply.opened(FileHandle(fh), how),
                     Err(errno) => reply.error(errno),

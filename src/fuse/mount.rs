@@ -239,15 +239,19 @@ fn resolve_existing(path: &Path) -> PathBuf {
     }
 }
 
-/// Asks a mount point for its attributes, on a thread that may be lost to it. Nothing if it does
-/// not answer in time.
+/// Asks a mount point how full it is, on a thread that may be lost to it: the one question that the
+/// kernel never answers from memory for a daemon that is dead. Nothing if no answer comes in time.
 pub fn answers(path: &Path) -> Option<io::Result<()>> {
     let (told, hear) = mpsc::sync_channel(1);
     let path = path.to_owned();
     std::thread::Builder::new()
         .name("svol-look".into())
         .spawn(move || {
-            let _ = told.send(std::fs::metadata(&path).map(drop));
+            let _ = told.send(
+                rustix::fs::statvfs(&path)
+                    .map(drop)
+                    .map_err(io::Error::from),
+            );
         })
         .ok()?;
     hear.recv_timeout(LOOK).ok()

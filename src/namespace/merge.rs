@@ -146,12 +146,14 @@ impl Namespace {
         views: Vec<View>,
     ) -> Result<Merged, LookupError> {
         let mut degraded = Vec::new();
+        let mut stale = Vec::new();
         let mut known = Vec::new();
         let mut fresh_for = FOREVER;
         for (part, view) in parts.list.iter().zip(views) {
             match view {
                 View::Known(found) => {
                     fresh_for = fresh_for.min(found.fresh_for());
+                    stale.extend(found.stale().map(|error| (part.layer, error.clone())));
                     known.push((part.clone(), found));
                 }
                 View::Nothing => fresh_for = fresh_for.min(SHORT),
@@ -194,6 +196,7 @@ impl Namespace {
             core,
             fresh_until: Instant::now() + fresh_for,
             degraded: degraded.into(),
+            stale: stale.into(),
         })
     }
 
@@ -253,6 +256,7 @@ impl Namespace {
                 slots.extend(slot);
             }
         }
+        let hidden_here = hidden.len();
         for (part, found) in &known {
             hidden.extend(found.hidden().iter().map(|h| (part.layer, h.clone())));
         }
@@ -264,6 +268,7 @@ impl Namespace {
             grafts,
             slots,
             hidden,
+            hidden_here,
         }
     }
 

@@ -15,6 +15,8 @@ pub struct Merged {
     pub(super) core: Arc<Core>,
     pub(super) fresh_until: Instant,
     pub(super) degraded: Arc<[(usize, Error)]>,
+    /// Of the present, where `core` may be of a time when all was well.
+    pub(super) stale: Arc<[(usize, Error)]>,
 }
 
 /// What a merge made of some directories. Refers to their entries instead of copying them.
@@ -25,6 +27,8 @@ pub(super) struct Core {
     pub(super) grafts: Vec<MergedGraft>,
     pub(super) slots: Vec<Slot>,
     pub(super) hidden: Vec<(usize, Hidden)>,
+    /// How many of `hidden`, from the first on, the merge hides and not a source.
+    pub(super) hidden_here: usize,
     pub(super) generation: u64,
 }
 
@@ -169,13 +173,17 @@ impl Merged {
 
     /// Returns the layers whose listing is older than it should be, and why.
     pub fn stale(&self) -> impl Iterator<Item = (usize, &Error)> + '_ {
-        let known = self.core.known.iter();
-        known.filter_map(|(part, dir)| Some((part.layer, dir.stale()?)))
+        self.stale.iter().map(|(layer, error)| (*layer, error))
     }
 
     /// Returns what is not shown, by layer; without what filters hide.
     pub fn hidden(&self) -> &[(usize, Hidden)] {
         &self.core.hidden
+    }
+
+    /// Returns what of [`Merged::hidden`] the sources do show, each for itself.
+    pub fn hidden_by_merge(&self) -> &[(usize, Hidden)] {
+        &self.core.hidden[..self.core.hidden_here]
     }
 
     /// Returns how long this may be relied on without looking again.

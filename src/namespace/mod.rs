@@ -21,7 +21,6 @@
 //! catalogues. No lock is held across an await; the caches' own are leaves.
 
 mod explain;
-mod filter;
 mod merge;
 mod merged;
 mod symlink;
@@ -36,11 +35,11 @@ use futures::StreamExt;
 use futures::stream::FuturesOrdered;
 
 pub use explain::{LayerView, Verdict};
-pub use filter::{BadPattern, Filter};
 pub use merged::{Merged, MergedEntry};
 
 use crate::catalogue::{Catalogue, FOREVER, Listener, RefreshReport};
 use crate::entry::{Entry, Kind};
+use crate::filter::Filter;
 use crate::path::{Name, RelPath};
 use crate::source::{Error, ErrorKind};
 use merge::{Decider, Part, Parts, View};

@@ -5,7 +5,7 @@
 //! FUSE layer tries the first on the kernel's own thread and spawns the second.
 //!
 //! Invariants: an inode is (layer, path, version) and never changes what it stands for
-//! ([`node`]); an open file is pinned to its version; a source's failure is never an absence.
+//! (see `node`); an open file is pinned to its version; a source's failure is never an absence.
 //!
 //! Lock order: shards of nodes, then `Node::opened`; handles' windows are leaves. No lock is held
 //! while a source is asked.

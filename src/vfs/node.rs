@@ -43,15 +43,38 @@ pub(super) struct Node {
     pub(super) what: What,
     /// How often the kernel looked it up. A hint only.
     lookups: AtomicU64,
-    /// Whether an open was already answered with "replaced, look again" since the last lookup.
-    pub(super) told_stale: AtomicBool,
+    /// The threads whose open was answered with "replaced, look again" since the last lookup.
+    told_stale: Mutex<Vec<u32>>,
+    /// Whether a read found that the version is gone from its source, and that was looked into.
+    pub(super) found_gone: AtomicBool,
     /// The file, shared by all its handles.
     pub(super) opened: Mutex<Weak<OpenFile>>,
     /// The generation of the listing that the kernel's directory cache was last filled with.
     pub(super) listed: AtomicU64,
 }
 
+/// Threads that are remembered as told that a file was replaced: more than open it at once.
+const TOLD: usize = 64;
+
 impl Node {
+    /// Returns whether the thread `caller` is to be told that the file was replaced. Each is told
+    /// once, and looks the name up again. One that comes again without that has no name to look up
+    /// (a bind mount); another one that comes meanwhile has.
+    pub(super) fn must_tell_stale(&self, caller: u32) -> bool {
+        let mut told = self
+            .told_stale
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        if told.contains(&caller) {
+            return false;
+        }
+        if told.len() >= TOLD {
+            told.remove(0);
+        }
+        told.push(caller);
+        true
+    }
+
     pub(super) fn is_dir(&self) -> bool {
         matches!(self.what, What::Root | What::Dir { .. })
     }
@@ -104,7 +127,8 @@ impl Nodes {
                 path: RelPath::root(),
                 what: What::Root,
                 lookups: AtomicU64::new(1),
-                told_stale: AtomicBool::new(false),
+                told_stale: Mutex::default(),
+                found_gone: AtomicBool::new(false),
                 opened: Mutex::default(),
                 listed: AtomicU64::new(0),
             }),
@@ -125,7 +149,10 @@ impl Nodes {
             match shard.get(&ino) {
                 Some(node) if same(node, &path, &what) => {
                     node.lookups.fetch_add(1, Ordering::Relaxed);
-                    node.told_stale.store(false, Ordering::Relaxed);
+                    node.told_stale
+                        .lock()
+                        .unwrap_or_else(std::sync::PoisonError::into_inner)
+                        .clear();
                     return node.clone();
                 }
                 // Two of 2^63 numbers are the same: take the next. Rare enough (one volume of a
@@ -147,7 +174,8 @@ impl Nodes {
                         path,
                         what,
                         lookups: AtomicU64::new(lookups + 1),
-                        told_stale: AtomicBool::new(false),
+                        told_stale: Mutex::default(),
+                        found_gone: AtomicBool::new(false),
                         opened: Mutex::new(opened.unwrap_or_default()),
                         listed: AtomicU64::new(listed),
                     });

@@ -25,6 +25,12 @@ const ONE_REQUEST: u64 = 64 << 10;
 impl Vfs {
     /// Opens a file if nothing has to be asked for.
     pub fn open_now(&self, ino: Ino) -> Option<Result<u64>> {
+        self.open_now_for(ino, 0)
+    }
+
+    /// Opens a file for the thread `caller` if nothing has to be asked for; 0 for whoever cannot
+    /// be told apart.
+    pub fn open_now_for(&self, ino: Ino, caller: u32) -> Option<Result<u64>> {
         let node = match self.file_node(ino) {
             Ok(node) => node,
             Err(error) => return Some(Err(error)),
@@ -32,7 +38,7 @@ impl Vfs {
         let found = self
             .namespace
             .peek_lookup(&node.path.parent()?, &node.path.file_name()?)?;
-        let entry = match self.current(&node, found) {
+        let entry = match self.current(&node, found, caller) {
             Ok(entry) => entry,
             Err(error) => return Some(Err(error)),
         };
@@ -52,12 +58,17 @@ impl Vfs {
 
     /// Opens a file.
     pub async fn open(self: &Arc<Self>, ino: Ino) -> Result<u64> {
+        self.open_for(ino, 0).await
+    }
+
+    /// Opens a file for the thread `caller`, as [`Vfs::open_now_for`].
+    pub async fn open_for(self: &Arc<Self>, ino: Ino, caller: u32) -> Result<u64> {
         let node = self.file_node(ino)?;
         let Leaf { layer, path, entry } = leaf(&node)?;
         let mut entry = entry.clone();
         if let (Some(dir), Some(name)) = (node.path.parent(), node.path.file_name()) {
             let found = self.namespace.lookup(&dir, &name).await;
-            entry = self.current(&node, found)?;
+            entry = self.current(&node, found, caller)?;
         }
         let due = self.must_probe(layer, path, &entry);
         if due || (!pinned(&entry) && opened(&node).is_none()) {
@@ -129,7 +140,7 @@ impl Vfs {
         }
         let result = handle.read(offset, len, take).await;
         if let Err(error) = &result {
-            self.note_failure(&handle.node, error);
+            self.look_into(&handle.node, error).await;
         }
         if let OpenFile::Remote(remote) = &*handle.file {
             self.teach(&handle.node, remote.entry());
@@ -157,13 +168,14 @@ impl Vfs {
     /// Returns what is known now of the file that the inode stands for: perhaps more than at its
     /// lookup.
     ///
-    /// The first open of a replaced file is answered with `Stale`, so that the kernel looks the
-    /// name up again; a second one without a lookup between has no name to look up (a bind mount)
-    /// and gets the held version.
+    /// A thread's first open of a replaced file is answered with `Stale`, so that the kernel looks
+    /// the name up again; its second one without a lookup between has no name to look up (a bind
+    /// mount) and gets the held version.
     fn current(
         &self,
         node: &Node,
         found: std::result::Result<Found, LookupError>,
+        caller: u32,
     ) -> Result<Entry> {
         let held = leaf(node)?.entry;
         match found {
@@ -177,10 +189,10 @@ impl Vfs {
             // Nobody knows: the held version is the best there is.
             Err(LookupError::Failed { .. }) => return Ok(held.clone()),
         }
-        if node.told_stale.swap(true, Ordering::Relaxed) {
-            return Ok(held.clone());
+        if node.must_tell_stale(caller) {
+            return Err(Error::Stale);
         }
-        Err(Error::Stale)
+        Ok(held.clone())
     }
 
     /// Returns whether the version is weak and was last seen too long ago.
@@ -214,6 +226,24 @@ impl Vfs {
                 Err(Error::Stale)
             }
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Takes note of a failed read. A version that is gone from its source is asked for once, so
+    /// that the next open finds what is there now: a listing need not tell that anything changed.
+    async fn look_into(&self, node: &Node, error: &Error) {
+        self.note_failure(node, error);
+        let Error::Source(error) = error else { return };
+        if let Ok(Leaf { layer, path, entry }) = leaf(node)
+            && matches!(
+                error.kind(),
+                source::ErrorKind::Changed | source::ErrorKind::NotFound
+            )
+            && !node.found_gone.swap(true, Ordering::Relaxed)
+        {
+            let asking = self.catalogue(layer).probe(path, entry);
+            // What comes of it is in the catalogue, whether or not it comes in time.
+            let _ = tokio::time::timeout(PROBE, asking).await;
         }
     }
 

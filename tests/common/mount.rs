@@ -41,6 +41,8 @@ impl Place {
             .env("SVOL_RUNTIME_DIR", self.path("run"))
             .env("SVOL_CACHE_DIR", self.cache())
             .env_remove("SVOL_LOG")
+            // Nothing outside of this machine is asked for keys.
+            .env("AWS_EC2_METADATA_DISABLED", "true")
             .stdin(Stdio::null());
         command
     }
@@ -173,14 +175,34 @@ impl Mount {
         text
     }
 
+    /// Whether it is mounted and answers questions too.
     fn serves(&self) -> bool {
+        let ours = format!("-{}.sock", self.child.id());
+        let run = self.at.parent().map(|place| place.join("run"));
+        let mut sockets = run
+            .and_then(|run| run.read_dir().ok())
+            .into_iter()
+            .flatten();
         is_mounted(&self.at)
+            && sockets.any(|s| s.is_ok_and(|s| s.file_name().to_string_lossy().ends_with(&ours)))
     }
 
     /// Kills the daemon as a crash would, and waits for its end. The dead mount stays.
     pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+
+    /// Returns whether the daemon ends by itself within `limit`.
+    pub fn ends_within(&mut self, limit: Duration) -> bool {
+        let started = Instant::now();
+        while started.elapsed() < limit {
+            if self.child.try_wait().unwrap().is_some() {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        false
     }
 
     /// Sends a signal and waits for the end; returns how long it took.
@@ -214,7 +236,10 @@ impl Mount {
 impl Drop for Mount {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("--- {}\n{}", self.log.display(), self.log());
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            let last = lines[lines.len().saturating_sub(30)..].join("\n");
+            eprintln!("--- the end of {}\n{last}", self.log.display());
         }
         // A dead or wedged mount must not outlive the test.
         while is_mounted(&self.at) {

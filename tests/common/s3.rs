@@ -166,6 +166,12 @@ impl TestS3 {
         bucket
     }
 
+    /// Makes a bucket of this name.
+    pub async fn make_bucket(&self, bucket: &str) {
+        self.expect(Method::PUT, &format!("/{bucket}"), Vec::new())
+            .await;
+    }
+
     /// Stores an object. Any key goes, however odd.
     pub async fn put(&self, bucket: &str, key: &str, bytes: impl Into<Vec<u8>>) {
         let path = format!("/{bucket}/{}", utf8_percent_encode(key, KEY));

@@ -306,6 +306,10 @@ fn answer(mut out: &TcpStream, shared: &Shared, request: &Request) -> std::io::R
         (None, Some(key)) => (false, key.trim_start_matches('/').to_owned()),
         (None, None) => return status(out, 404),
     };
+    let status = |out: &TcpStream, code: u16| match is_tree || request.method == "HEAD" {
+        true => status(out, code),
+        false => s3_error(out, code),
+    };
     let (mood, object, pace, etags) = {
         let state = shared.state.lock().unwrap();
         let mood = state
@@ -410,6 +414,21 @@ fn silence(shared: &Shared) -> std::io::Result<()> {
 
 fn status(mut out: &TcpStream, code: u16) -> std::io::Result<()> {
     out.write_all(format!("HTTP/1.1 {code} As Told\r\nContent-Length: 0\r\n\r\n").as_bytes())
+}
+
+/// An error in S3's words.
+fn s3_error(mut out: &TcpStream, code: u16) -> std::io::Result<()> {
+    let name = match code {
+        403 => "AccessDenied",
+        404 => "NoSuchKey",
+        412 => "PreconditionFailed",
+        503 => "SlowDown",
+        _ => "InternalError",
+    };
+    let body = format!("<?xml version=\"1.0\"?><Error><Code>{name}</Code></Error>");
+    let length = body.len();
+    let head = format!("HTTP/1.1 {code} As Told\r\nContent-Type: application/xml\r\n");
+    out.write_all(format!("{head}Content-Length: {length}\r\n\r\n{body}").as_bytes())
 }
 
 fn page_reply(mut out: &TcpStream, kind: &str, page: &[u8]) -> std::io::Result<()> {

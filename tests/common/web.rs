@@ -136,7 +136,13 @@ http {{
         ssl_certificate {dir}/cert.pem;
         ssl_certificate_key {dir}/key.pem;
         location /html/ {{ alias {dir}/root/; autoindex on; }}
-        location /json/ {{ alias {dir}/root/; autoindex on; autoindex_format json; }}
+        # Without a page of its own for a directory that has an index.html, as real trees do.
+        location /json/ {{
+            alias {dir}/root/;
+            index .none;
+            autoindex on;
+            autoindex_format json;
+        }}
         location /noranges/ {{ alias {dir}/root/; autoindex on; max_ranges 0; }}
         location /plain/ {{ alias {dir}/root/; }}
         location /auth/ {{

@@ -18,7 +18,7 @@ use crate::entry::Kind;
 
 /// Why a pattern is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the pattern {pattern:?} {why}")]
+#[error("the pattern {pattern:?} cannot be used: {why}")]
 pub struct BadPattern {
     /// The pattern as it was written.
     pub pattern: String,
@@ -71,7 +71,7 @@ impl Filter {
     }
 
     /// Returns what two filters must have in common to show the same.
-    pub(super) fn text(&self) -> &[String] {
+    pub(crate) fn text(&self) -> &[String] {
         &self.text
     }
 }
@@ -90,7 +90,7 @@ impl Patterns {
             };
             if pattern.starts_with('!') {
                 return Err(bad(
-                    "is negated; write what is to be shown under `include` instead (`\\!` for a name that begins with `!`)",
+                    "it is negated; write what is to be shown under `include` instead (`\\!` for a name that begins with `!`)",
                 ));
             }
             let (body, dirs_only) = match pattern.strip_suffix('/') {
@@ -100,14 +100,14 @@ impl Patterns {
             let anchored = body.contains('/');
             let body = body.strip_prefix('/').unwrap_or(body);
             if body.is_empty() {
-                return Err(bad("is empty; write `**` for everything"));
+                return Err(bad("it is empty; write `**` for everything"));
             }
             if body
                 .split('/')
                 .any(|part| part.is_empty() || part == "." || part == "..")
             {
                 return Err(bad(
-                    "has an empty, `.` or `..` component; write the path from the layer's root",
+                    "it has an empty, `.` or `..` component; write the path from the layer's root",
                 ));
             }
             let rooted = if anchored {
@@ -120,7 +120,7 @@ impl Patterns {
                     .literal_separator(true)
                     .backslash_escape(true)
                     .build()
-                    .map_err(|error| bad(&format!("is no glob: {}", error.kind())))
+                    .map_err(|error| bad(&format!("not a glob: {}", error.kind())))
             };
             any.add(glob(&format!("{rooted}/**"))?);
             if dirs_only { &mut dirs } else { &mut any }.add(glob(&rooted)?);
@@ -128,7 +128,7 @@ impl Patterns {
         let build = |set: GlobSetBuilder| {
             set.build().map_err(|error| BadPattern {
                 pattern: error.glob().unwrap_or_default().to_owned(),
-                why: format!("cannot be used: {}", error.kind()),
+                why: format!("{}", error.kind()),
             })
         };
         Ok(Some(Patterns {

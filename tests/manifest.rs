@@ -1,0 +1,79 @@
+//! A web server's files against the digests that a manifest promises, on a real mount.
+
+mod common;
+
+use common::mount::Place;
+use common::noise;
+use common::web::TestNginx;
+
+/// `sha256sum`'s line for a file, as the tool itself writes it.
+fn sha256sum(dir: &std::path::Path, file: &str) -> String {
+    let output = std::process::Command::new("sha256sum")
+        .arg(file)
+        .current_dir(dir)
+        .output()
+        .unwrap();
+    assert!(output.status.success());
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn a_file_that_is_not_what_the_manifest_promises_is_not_served() {
+    let web = TestNginx::start();
+    let root = web.root.join("sums");
+    std::fs::create_dir_all(root.join("d")).unwrap();
+    let files = [
+        ("good.bin", noise(1, 3 << 20)),
+        ("d/small", noise(2, 1000)),
+        ("bad.bin", noise(3, 2 << 20)),
+        ("d/bad-small", noise(4, 1000)),
+    ];
+    let mut sums = String::new();
+    for (name, bytes) in &files {
+        std::fs::write(root.join(name), bytes).unwrap();
+        sums += &sha256sum(&root, name);
+    }
+    std::fs::write(root.join("SHA256SUMS"), sums).unwrap();
+    // Same size, one byte another.
+    let spoil = |name: &str, bytes: &[u8]| {
+        let mut bytes = bytes.to_vec();
+        bytes[500] ^= 1;
+        std::fs::write(root.join(name), bytes).unwrap();
+    };
+    spoil(files[2].0, &files[2].1);
+    spoil(files[3].0, &files[3].1);
+
+    let place = Place::new();
+    let volume = place.path("volume.yaml");
+    std::fs::write(
+        &volume,
+        format!(
+            "apiVersion: sharedvolume.io/v1\nkind: Volume\nmetadata:\n  name: sums\nspec:\n  layers:\n  \
+             - http:\n      url: {url}/sums/\n      manifest:\n        url: {url}/sums/SHA256SUMS\n        \
+             format: sha256sum\n",
+            url = format!("{}/plain", web.url)
+        ),
+    )
+    .unwrap();
+    let mount = place.mount(&["-c", volume.to_str().unwrap()]);
+
+    assert!(mount.read("good.bin") == files[0].1);
+    assert!(mount.read("d/small") == files[1].1);
+    for (name, _) in &files[2..] {
+        let error = std::fs::read(mount.path(name)).unwrap_err();
+        assert_eq!(
+            error.raw_os_error(),
+            Some(rustix::io::Errno::IO.raw_os_error()),
+            "{name}"
+        );
+    }
+    assert!(mount.log().contains("SHA-256"), "{}", mount.log());
+
+    // Mended at the server: the next to open it gets it, nothing of the bad bytes was kept.
+    for (name, bytes) in &files[2..] {
+        std::fs::write(root.join(name), bytes).unwrap();
+        common::wait_until("the mended file", || {
+            std::fs::read(mount.path(name)).is_ok_and(|read| read == *bytes)
+        });
+    }
+}
