@@ -110,7 +110,16 @@ impl Daemon {
             assert!(started.elapsed() < PATIENCE, "{name}: no mount in time");
             std::thread::sleep(Duration::from_millis(5));
         }
+        // It can be asked a moment after it serves.
+        while daemon.tells() && daemon.wire().is_none() && started.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         daemon
+    }
+
+    /// Returns whether it can be asked what it fetched.
+    fn tells(&self) -> bool {
+        !self.runtime.as_os_str().is_empty()
     }
 
     /// Returns what was used so far.
@@ -155,7 +164,7 @@ impl Daemon {
     }
 
     fn wire(&self) -> Option<(u64, u64)> {
-        if self.runtime.as_os_str().is_empty() {
+        if !self.tells() {
             return None;
         }
         let mut command = Command::new(SVOL);

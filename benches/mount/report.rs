@@ -116,7 +116,7 @@ const BY_HAND: &str = "\
     dd if=/mnt/v/large.bin of=/dev/null bs=1M                   # cold
     sync; echo 1 >/proc/sys/vm/drop_caches                      # again: drop the pages, read
     dd if=/mnt/v/large.bin of=/dev/null bs=1M
-    aria2c -x8 -k8M $U/bench/large.bin                          # the floor of the cold read
+    aria2c -x8 -s8 -k8M $U/bench/large.bin                      # the floor of the cold read
     time tar -C /mnt/v/small -cf - . | wc -c                    # small files, one reader
     find /mnt/v/small -type f | time xargs -P8 -n50 cat | wc -c # eight readers
     rclone mount :s3:bench /mnt/r --config /dev/null --s3-provider Other --s3-endpoint $U \\
@@ -246,8 +246,11 @@ fn machine() -> String {
         let text = String::from_utf8_lossy(&text).into_owned();
         text.lines().next().unwrap_or("unknown").to_owned()
     };
+    // What else went on, in processes that wanted a processor.
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split(' ').next().unwrap_or_default();
     format!(
-        "{cpus} x {model}, Linux {kernel},\nwith {}, {}, {}",
+        "{cpus} x {model} (load {load} before), Linux {kernel},\nwith {}, {}, {}",
         version(crate::daemon::SVOL.as_ref(), "--version"),
         version(&crate::daemon::rclone(), "version"),
         version("/usr/sbin/nginx".as_ref(), "-v"),
