@@ -21,7 +21,6 @@ test: setup ## Runs all tests, on real mounts and real servers on loopback.
 
 bench: ## Measures; prints ratios against peers and floors of the same run.
 	tests/setup.sh bench
-	$(CARGO) build --release
 	$(CARGO) bench --bench mount
 
 demo: ## Shows the main job on a small world of its own.

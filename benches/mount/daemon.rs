@@ -10,9 +10,14 @@ use crate::world::{BUCKET, World};
 /// How long a mount may take to appear.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The program under measurement, and what it is measured against.
+/// The program under measurement.
 pub const SVOL: &str = env!("CARGO_BIN_EXE_svol");
-const RCLONE: &str = "rclone";
+
+/// Returns rclone: the one that tests/setup.sh installs, else the machine's.
+pub fn rclone() -> PathBuf {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-env/bin/rclone");
+    if own.exists() { own } else { "rclone".into() }
+}
 
 /// A mounted file system and the process that serves it.
 pub struct Daemon {
@@ -36,9 +41,19 @@ pub struct Usage {
 impl Daemon {
     /// Mounts the bucket with ours, on the cache at `cache`.
     pub fn svol(world: &World, cache: &Path) -> Daemon {
+        Daemon::of_program(world, cache, SVOL.as_ref())
+    }
+
+    /// The same with another build of ours.
+    pub fn other_svol(world: &World, cache: &Path) -> Daemon {
+        let other = world.other.as_deref();
+        Daemon::of_program(world, cache, other.unwrap_or(SVOL.as_ref()))
+    }
+
+    fn of_program(world: &World, cache: &Path, program: &Path) -> Daemon {
         let at = world.fresh("mount");
         let runtime = world.fresh("run");
-        let mut command = Command::new(SVOL);
+        let mut command = Command::new(program);
         command
             .args(["mount", "--foreground", "--no-sign-request"])
             .arg(format!("s3://{BUCKET}"))
@@ -54,7 +69,7 @@ impl Daemon {
     /// and nothing is asked twice.
     pub fn rclone(world: &World, cache: &Path) -> Daemon {
         let at = world.fresh("mount");
-        let mut command = Command::new(RCLONE);
+        let mut command = Command::new(rclone());
         command
             .arg("mount")
             .arg(format!(":s3:{BUCKET}"))
@@ -95,7 +110,16 @@ impl Daemon {
             assert!(started.elapsed() < PATIENCE, "{name}: no mount in time");
             std::thread::sleep(Duration::from_millis(5));
         }
+        // It can be asked a moment after it serves.
+        while daemon.tells() && daemon.wire().is_none() && started.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         daemon
+    }
+
+    /// Returns whether it can be asked what it fetched.
+    fn tells(&self) -> bool {
+        !self.runtime.as_os_str().is_empty()
     }
 
     /// Returns what was used so far.
@@ -140,7 +164,7 @@ impl Daemon {
     }
 
     fn wire(&self) -> Option<(u64, u64)> {
-        if self.runtime.as_os_str().is_empty() {
+        if !self.tells() {
             return None;
         }
         let mut command = Command::new(SVOL);

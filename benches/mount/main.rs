@@ -6,7 +6,8 @@
 //!
 //! `SVOL_BENCH_QUICK=1` measures less, and leaves docs/benchmarks alone. `SVOL_BENCH_SIZE` sets the
 //! large file's size in MiB, `SVOL_BENCH_TURNS` how often each is measured, `SVOL_BENCH_ROWS` which
-//! (of `again`, `cold`, `small`; all).
+//! (of `again`, `cold`, `small`; all). `SVOL_BENCH_OTHER` names another build of svol, which takes
+//! turns with this one: before and after, in one run.
 
 // A program has no other crates that its items could be reached from.
 #![allow(unreachable_pub)]
@@ -58,14 +59,14 @@ fn main() {
         report.show(rows::again(&world, &scale));
     }
     if wants("cold") {
-        report.show(rows::cold(&world, &scale));
+        report.show(vec![rows::cold(&world, &scale)]);
     }
     for readers in [1, 8] {
         if wants("small") {
-            report.show(rows::small(&world, &scale, readers));
+            report.show(vec![rows::small(&world, &scale, readers)]);
         }
     }
-    if !quick && wanted.is_empty() {
+    if !quick && wanted.is_empty() && world.other.is_none() {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/benchmarks/latest.md");
         report.write(&file);
         println!("\nwritten to {}", file.display());

@@ -116,7 +116,7 @@ const BY_HAND: &str = "\
     dd if=/mnt/v/large.bin of=/dev/null bs=1M                   # cold
     sync; echo 1 >/proc/sys/vm/drop_caches                      # again: drop the pages, read
     dd if=/mnt/v/large.bin of=/dev/null bs=1M
-    aria2c -x8 -k8M $U/bench/large.bin                          # the floor of the cold read
+    aria2c -x8 -s8 -k8M $U/bench/large.bin                      # the floor of the cold read
     time tar -C /mnt/v/small -cf - . | wc -c                    # small files, one reader
     find /mnt/v/small -type f | time xargs -P8 -n50 cat | wc -c # eight readers
     rclone mount :s3:bench /mnt/r --config /dev/null --s3-provider Other --s3-endpoint $U \\
@@ -238,7 +238,7 @@ fn machine() -> String {
     let model = model.map_or("unknown processors", |(_, model)| model);
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let kernel = kernel.trim();
-    let version = |program: &str, arg: &str| {
+    let version = |program: &Path, arg: &str| {
         let output = Command::new(program).arg(arg).output().ok();
         let text = output
             .map(|o| [o.stdout, o.stderr].concat())
@@ -246,10 +246,13 @@ fn machine() -> String {
         let text = String::from_utf8_lossy(&text).into_owned();
         text.lines().next().unwrap_or("unknown").to_owned()
     };
+    // What else went on, in processes that wanted a processor.
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split(' ').next().unwrap_or_default();
     format!(
-        "{cpus} x {model}, Linux {kernel},\nwith {}, {}, {}",
-        version(crate::daemon::SVOL, "--version"),
-        version("rclone", "version"),
-        version("/usr/sbin/nginx", "-v"),
+        "{cpus} x {model} (load {load} before), Linux {kernel},\nwith {}, {}, {}",
+        version(crate::daemon::SVOL.as_ref(), "--version"),
+        version(&crate::daemon::rclone(), "version"),
+        version("/usr/sbin/nginx".as_ref(), "-v"),
     )
 }

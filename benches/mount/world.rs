@@ -32,6 +32,8 @@ pub struct World {
     pub dir: tempfile::TempDir,
     /// The server's URL.
     pub endpoint: String,
+    /// Another build of the program, to be compared with ours.
+    pub other: Option<PathBuf>,
     /// The sums of the large file's chunks.
     pub large: Vec<u64>,
     /// The small files' keys below the bucket, sorted, with their sums.
@@ -62,6 +64,7 @@ impl World {
             server,
             dir,
             endpoint: format!("http://127.0.0.1:{port}"),
+            other: std::env::var_os("SVOL_BENCH_OTHER").map(PathBuf::from),
             large,
             small,
         }
