@@ -161,11 +161,8 @@ fn a_change_between_two_reads_without_a_refresh_never_mixes() {
             (_, None) => panic!("{name}: nobody has the old version any more"),
         }
         // Once that was noticed, the next open sees the new one, without a refresh.
-        match source {
-            Source::Local(_) => {
-                refresh(&place, mount.at());
-            }
-            _ => {}
+        if let Source::Local(_) = source {
+            refresh(&place, mount.at());
         }
         wait_until("the new version", || {
             std::fs::read(mount.path("f")).is_ok_and(|bytes| bytes == new)
@@ -537,4 +534,26 @@ fn a_refresh_of_a_place_looks_there_only() {
     let said = String::from_utf8_lossy(&failed.stdout).into_owned();
     assert!(said.contains('!'), "{said}");
     assert_eq!(mount.read("a/f"), b"2");
+}
+
+#[test]
+fn a_weak_version_is_asked_again_at_open_once_in_a_while() {
+    let place = Place::new();
+    let store = Store::start();
+    let (old, new) = (noise(1, 200_000), noise(2, 200_000));
+    // An index page knows sizes and times, and neither changes.
+    store.put_at("f", old.clone(), 1_600_000_000);
+    let mount = place.mount(&["--revalidate", "2s", &store.tree()]);
+    assert!(mount.read("f") == old);
+    let asked = |store: &Store| store.seen().iter().filter(|s| s.method == "HEAD").count();
+    let before = asked(&store);
+    std::thread::sleep(Duration::from_millis(3200));
+    for _ in 0..5 {
+        assert!(mount.read("f") == old);
+    }
+    assert_eq!(asked(&store), before + 1);
+    store.put_at("f", new.clone(), 1_600_000_000);
+    std::thread::sleep(Duration::from_millis(3200));
+    assert!(mount.read("f") == new);
+    assert!(mount.read("f") == new);
 }

@@ -327,7 +327,8 @@ fn without_wait_a_mount_does_not_ask_and_with_it_an_unreachable_source_is_a_fail
 
 #[test]
 fn every_way_to_end_a_mount_leaves_nothing() {
-    let ways: [(&str, fn(&Path, u32)); 5] = [
+    type Way = fn(&Path, u32);
+    let ways: [(&str, Way); 5] = [
         ("svol unmount", |_, _| {}),
         ("umount", |at, _| run("umount", at)),
         ("fusermount3 -u", |at, _| {

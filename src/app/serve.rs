@@ -20,8 +20,9 @@ use crate::path::RelPath;
 use crate::source::Source;
 use crate::vfs::Owner;
 
-/// How long the end may take once it was asked for: half of what Kubernetes grants a pod.
-const END: Duration = Duration::from_secs(10);
+/// How long reads under way may take once the end was asked for and the mount is detached. What is
+/// merely open would wait for ever, so this is short, and leaves most of a pod's 30 s of grace.
+const END: Duration = Duration::from_secs(3);
 
 /// The permission bits taken away unless said otherwise: none that the volume has.
 const UMASK: u32 = 0o022;

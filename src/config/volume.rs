@@ -17,7 +17,7 @@ use super::source::{HttpSource, LocalSource, S3Source, Source, is_false};
 use super::units::{ByteRate, CacheSize, HumanDuration, Refresh, Umask};
 use crate::filter::{BadPattern, Filter};
 
-/// How long a reader waits for a source, where nothing else is said (DESIGN 4.3).
+/// How long a reader waits for a source, where nothing else is said.
 pub const DEFAULT_TIMEOUT: HumanDuration = HumanDuration::from_secs(30);
 
 /// How often a layer looks for changes, where nothing else is said: often enough for a person who

@@ -1,10 +1,13 @@
 //! From a body on the network to the cache, without holding back what has come.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use super::claims::Claims;
 use crate::source::{Error, Result};
@@ -12,6 +15,10 @@ use crate::source::{Error, Result};
 /// Bytes gathered from a body at most before they are handed to a blocking thread to be hashed
 /// and written: large enough that the hand-over (some 10 us) is lost in the work (some 100 us).
 pub(super) const BATCH: usize = 512 << 10;
+
+/// How long a batch waits to become full, counted from its first bytes: each hand-over costs two
+/// switches of threads, and a body comes in pieces of a few KiB at first. A reader may wait for it.
+const LINGER: Duration = Duration::from_millis(1);
 
 /// A body that ended too early.
 pub(super) struct Broken {
@@ -37,6 +44,8 @@ impl Broken {
 struct Batch<'a> {
     chunks: Vec<Bytes>,
     bytes: usize,
+    /// When the first of it came.
+    since: Option<Instant>,
     share: Option<SemaphorePermit<'a>>,
     /// Whether the budget is used up: the batch then goes as it is. Slower, but nobody waits for
     /// memory while holding some.
@@ -47,6 +56,7 @@ impl<'a> Batch<'a> {
     fn take(&mut self, chunk: Bytes, budget: &'a Semaphore) {
         let need = u32::try_from(chunk.len() >> 10).unwrap_or(u32::MAX);
         self.bytes += chunk.len();
+        self.since.get_or_insert_with(Instant::now);
         self.chunks.push(chunk);
         match (budget.try_acquire_many(need), &mut self.share) {
             (Ok(more), None) => self.share = Some(more),
@@ -61,8 +71,8 @@ impl<'a> Batch<'a> {
 }
 
 /// Writes a body into the claimed runs, on blocking threads, while more of it arrives: what has
-/// come is written as soon as what came before is, in batches of up to [`BATCH`]. `budget` has a
-/// permit a KiB; `landed` is called whenever bytes can be read.
+/// come is written as soon as what came before is and [`LINGER`] is over, in batches of up to
+/// [`BATCH`]. `budget` has a permit a KiB; `landed` is called whenever bytes can be read.
 pub(super) async fn pour(
     mut body: BoxStream<'static, Result<Bytes>>,
     claims: Claims,
@@ -108,6 +118,17 @@ pub(super) async fn pour(
                 },
             }
             continue;
+        }
+        if ended.is_none() && !batch.is_full() {
+            let until = batch.since.unwrap_or_else(Instant::now) + LINGER;
+            match tokio::time::timeout_at(until, body.next()).await {
+                Ok(Some(Ok(chunk))) => {
+                    batch.take(chunk, budget);
+                    continue;
+                }
+                Ok(end) => ended = Some(end.and_then(Result::err)),
+                Err(_) => {}
+            }
         }
         let Some(mut filling) = claims.take() else {
             return Err(Broken::for_good(Error::lied("a fetch lost its claim")));

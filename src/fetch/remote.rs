@@ -1,5 +1,6 @@
 //! A pinned object of a source, read through the cache.
 
+use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -23,6 +24,10 @@ use crate::source::{Error, ErrorKind, Result, Source};
 /// How often in a row a body that broke off with little to show is taken up again where it ended.
 const RESUMES: u32 = 4;
 
+/// For how long a reader's time-out is that of the next one too, unless bytes come. After a failed
+/// read-ahead the kernel asks for the first page once more at once, and its caller would wait twice.
+const GAVE_UP: Duration = Duration::from_secs(1);
+
 /// How long a whole body that nobody asked for waits until all others have let go of their parts:
 /// theirs come at about the same time.
 const ALL_CLAIMS: Duration = Duration::from_secs(1);
@@ -30,6 +35,11 @@ const ALL_CLAIMS: Duration = Duration::from_secs(1);
 /// The first and the longest pause between looks at what another process fetches; it cannot wake
 /// us.
 const POLL: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(20));
+
+thread_local! {
+    /// What a thread reads into before it hands it on: a read is at most 1 MiB.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// What an object is pinned to.
 #[derive(Debug, Clone)]
@@ -55,6 +65,8 @@ pub struct Remote {
     flights: Mutex<Vec<Arc<Flight>>>,
     /// When bytes last came. A leaf.
     progress: Mutex<Instant>,
+    /// When a reader last waited in vain, and what it was told. A leaf.
+    gave_up: Mutex<Option<(Instant, Error)>>,
     /// Set once the server sent all when asked for a part: from then on it is asked by one flight
     /// at a time, who has the turn.
     whole_only: AtomicBool,
@@ -94,6 +106,7 @@ impl Remote {
             digest_checked: OnceLock::new(),
             flights: Mutex::new(Vec::new()),
             progress: Mutex::new(Instant::now()),
+            gave_up: Mutex::default(),
             whole_only: AtomicBool::new(false),
             whole_turn: Arc::default(),
             landed: Notify::new(),
@@ -128,31 +141,41 @@ impl Remote {
         self.object.read_at(offset, buf)
     }
 
-    /// Reads `len` bytes at `offset`, fetching what is missing. Fewer only at the end.
-    pub async fn read(self: &Arc<Self>, offset: u64, len: usize) -> Result<Vec<u8>> {
+    /// Hands `take` the bytes of `len` at `offset`, after fetching what is missing. Fewer only at
+    /// the end.
+    ///
+    /// What has just come is in the page cache and verified, so it is read on this thread, as hits
+    /// are: another one would cost more than the copy. `take` must not wait.
+    pub async fn read<T>(
+        self: &Arc<Self>,
+        offset: u64,
+        len: usize,
+        take: impl FnOnce(&[u8]) -> T,
+    ) -> Result<T> {
         let end = self.size().min(offset.saturating_add(len as u64));
         if offset >= end {
-            return Ok(Vec::new());
+            return Ok(take(&[]));
         }
         let began = Instant::now();
         if self.pin.entry.digest.is_some() {
             self.check_digest(began).await?;
         }
         let range = offset..end;
+        let mut take = Some(take);
         // What was found present can be gone again: evicted, or found corrupt. Then it is fetched
         // again, but not for ever.
         for _ in 0..3 {
             self.ensure(range.clone(), began).await?;
-            let this = self.clone();
-            let read = blocking(move || {
-                let mut buf = vec![0; (end - offset) as usize];
-                this.object.read_at(offset, &mut buf).map(|n| {
-                    buf.truncate(n);
-                    buf
-                })
+            let taken = BUFFER.with_borrow_mut(|buffer| {
+                let len = (end - offset) as usize;
+                if buffer.len() < len {
+                    buffer.resize(len, 0);
+                }
+                let n = self.object.read_at(offset, &mut buffer[..len])?;
+                Some(take.take()?(&buffer[..n]))
             });
-            if let Some(bytes) = read.await? {
-                return Ok(bytes);
+            if let Some(taken) = taken {
+                return Ok(taken);
             }
         }
         Err(Error::new(
@@ -192,8 +215,31 @@ impl Remote {
         began.max(progress) + self.deadline
     }
 
+    fn gave_up(&self) -> Option<Error> {
+        let progress = *self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.gave_up.lock().unwrap_or_else(PoisonError::into_inner);
+        let (when, error) = known.as_ref()?;
+        (*when > progress && when.elapsed() < GAVE_UP).then(|| error.clone())
+    }
+
     /// Waits until all of `range` is present, fetching what nobody fetches yet.
     async fn ensure(self: &Arc<Self>, range: Range<u64>, began: Instant) -> Result<()> {
+        if let Some(error) = self.gave_up()
+            && !self.object.missing(range.clone()).is_empty()
+        {
+            return Err(error);
+        }
+        let result = self.wait_for(range, began).await;
+        if let Err(error) = &result
+            && error.kind() == ErrorKind::Timeout
+        {
+            let mut known = self.gave_up.lock().unwrap_or_else(PoisonError::into_inner);
+            *known = Some((Instant::now(), error.clone()));
+        }
+        result
+    }
+
+    async fn wait_for(self: &Arc<Self>, range: Range<u64>, began: Instant) -> Result<()> {
         loop {
             let landed = self.landed.notified();
             tokio::pin!(landed);

@@ -31,9 +31,11 @@ mod report;
 pub use notify::{Notifications, Pending};
 use report::Reporter;
 
-/// Requests that the kernel may have under way in the background (its default is 16): enough for
-/// read-ahead of many files at once.
-const MAX_BACKGROUND: u16 = 64;
+/// Requests that the kernel may have under way in the background, which is where it counts all reads
+/// through its page cache (its default is 16). Those that wait for a dead source count too, one or
+/// two for each stuck reader, and once all are taken every other reader of the mount stands still:
+/// so far more than there are readers. They cost nothing here while they wait.
+const MAX_BACKGROUND: u16 = 8192;
 
 /// The block size of `statfs`, and of attributes.
 const BLOCK: u32 = 4096;
@@ -279,12 +281,20 @@ impl Filesystem for Fuse {
                 None => {}
             }
         });
-        if let Some(reply) = reply {
-            let vfs = self.vfs.clone();
-            let work = async move { vfs.read(fh.0, ino.0, offset, size).await };
-            self.spawn(req, "read", ino, work, |result| match result {
-                Ok(bytes) => reply.data(&bytes),
-                Err(errno) => reply.error(errno),
+        if reply.is_some() {
+            let (pid, vfs, reporter) = (req.pid(), self.vfs.clone(), self.reporter.clone());
+            self.runtime.spawn(async move {
+                let work = vfs.read_with(fh.0, ino.0, offset, size, |bytes| {
+                    if let Some(reply) = reply.take() {
+                        reply.data(bytes);
+                    }
+                });
+                if let Err(error) = caller::unless_killed(pid, work).await {
+                    reporter.failed(&vfs, "read", ino.0, &error);
+                    if let Some(reply) = reply {
+                        reply.error(errno::errno(&error));
+                    }
+                }
             });
         }
     }

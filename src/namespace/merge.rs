@@ -256,6 +256,7 @@ impl Namespace {
                 slots.extend(slot);
             }
         }
+        let hidden_here = hidden.len();
         for (part, found) in &known {
             hidden.extend(found.hidden().iter().map(|h| (part.layer, h.clone())));
         }
@@ -267,6 +268,7 @@ impl Namespace {
             grafts,
             slots,
             hidden,
+            hidden_here,
         }
     }
 

@@ -27,6 +27,8 @@ pub(super) struct Core {
     pub(super) grafts: Vec<MergedGraft>,
     pub(super) slots: Vec<Slot>,
     pub(super) hidden: Vec<(usize, Hidden)>,
+    /// How many of `hidden`, from the first on, the merge hides and not a source.
+    pub(super) hidden_here: usize,
     pub(super) generation: u64,
 }
 
@@ -177,6 +179,11 @@ impl Merged {
     /// Returns what is not shown, by layer; without what filters hide.
     pub fn hidden(&self) -> &[(usize, Hidden)] {
         &self.core.hidden
+    }
+
+    /// Returns what of [`Merged::hidden`] the sources do show, each for itself.
+    pub fn hidden_by_merge(&self) -> &[(usize, Hidden)] {
+        &self.core.hidden[..self.core.hidden_here]
     }
 
     /// Returns how long this may be relied on without looking again.

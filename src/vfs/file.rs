@@ -109,19 +109,23 @@ impl Handle {
         }
     }
 
-    /// Reads, waiting as long as it takes.
-    pub(super) async fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>> {
+    /// Reads, waiting as long as it takes, and hands the bytes to `take`, which must not wait.
+    pub(super) async fn read<T>(
+        &self,
+        offset: u64,
+        len: usize,
+        take: impl FnOnce(&[u8]) -> T,
+    ) -> Result<T> {
         match &*self.file {
             OpenFile::Remote(remote) => {
                 // Ahead first: the reader's own request then starts beside it, not after it.
                 let n = remote.size().saturating_sub(offset).min(len as u64) as usize;
-                let waiting = remote.read(offset, len);
                 self.follow(remote, offset, n);
-                Ok(waiting.await?)
+                Ok(remote.read(offset, len, take).await?)
             }
             OpenFile::InPlace(_) => {
                 let file = self.file.clone();
-                tokio::task::spawn_blocking(move || match &*file {
+                let bytes = tokio::task::spawn_blocking(move || match &*file {
                     OpenFile::InPlace(file) => {
                         let mut buf = vec![0; len];
                         let n = file.read(offset, &mut buf)?;
@@ -129,9 +133,9 @@ impl Handle {
                         Ok(buf)
                     }
                     OpenFile::Remote(_) => Err(Error::Stale),
-                })
-                .await
-                .map_err(|e| Error::Disk(e.to_string()))?
+                });
+                let bytes = bytes.await.map_err(|e| Error::Disk(e.to_string()))??;
+                Ok(take(&bytes))
             }
         }
     }

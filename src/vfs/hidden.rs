@@ -1,4 +1,5 @@
-//! Names that are not shown: counted for the status, logged when they are first seen.
+//! Names that are not shown: counted for the status. What the sources' listings hide, the catalogue
+//! logs; what the merge hides is logged here, once for each state of a directory.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -19,7 +20,7 @@ pub(super) struct HiddenNames {
 }
 
 impl HiddenNames {
-    /// Takes note of a directory's listing; logs what is hidden there unless it was before.
+    /// Takes note of a directory's listing.
     pub(super) fn note(&self, node: &Node, listing: &Merged, namespace: &Namespace) {
         let now = listing.hidden();
         {
@@ -33,14 +34,14 @@ impl HiddenNames {
                 dirs.insert(node.ino, now.to_vec());
             }
         }
-        for (layer, hidden) in now {
+        for (layer, hidden) in listing.hidden_by_merge() {
             warn!(
                 dir = %node.path,
                 layer = namespace.layers()[*layer].name,
                 count = hidden.count,
                 example = hidden.example,
-                "names cannot be shown: {}",
-                hidden.why
+                why = %hidden.why,
+                "names are not shown"
             );
         }
     }

@@ -45,7 +45,7 @@ use shards::Shards;
 /// For how long the kernel may keep what never changes: an inode's attributes.
 pub const FOREVER: Duration = Duration::from_secs(24 * 3600);
 
-/// For how long the kernel may remember that a name is absent: a second at most (DESIGN 7).
+/// For how long the kernel may remember that a name is absent: a second at most.
 pub const ABSENT: Duration = Duration::from_secs(1);
 
 /// A filesystem: a namespace, read through a cache.

@@ -16,7 +16,7 @@ use crate::namespace::{Found, LookupError};
 use crate::path::RelPath;
 use crate::source;
 
-/// How long an open waits to hear whether a weak version is still current (DESIGN 4.9).
+/// How long an open waits to hear whether a weak version is still current.
 const PROBE: Duration = Duration::from_secs(1);
 
 /// Objects up to this size are fetched in one request, so their bytes cannot be of two versions.
@@ -105,9 +105,6 @@ impl Vfs {
     }
 
     /// Reads. Fewer bytes than asked only at the end of the file.
-    ///
-    /// A handle that this process does not know (another one gave it out) is opened anew by its
-    /// inode.
     pub async fn read(
         self: &Arc<Self>,
         handle: u64,
@@ -115,6 +112,22 @@ impl Vfs {
         offset: u64,
         len: usize,
     ) -> Result<Vec<u8>> {
+        let reading = self.read_with(handle, ino, offset, len, <[u8]>::to_vec);
+        reading.await
+    }
+
+    /// Reads, and hands `take` the bytes where they are, without a copy. It must not wait.
+    ///
+    /// A handle that this process does not know (another one gave it out) is opened anew by its
+    /// inode.
+    pub async fn read_with<T>(
+        self: &Arc<Self>,
+        handle: u64,
+        ino: Ino,
+        offset: u64,
+        len: usize,
+        take: impl FnOnce(&[u8]) -> T,
+    ) -> Result<T> {
         let handle = match self.handles.get(handle) {
             Some(handle) => handle,
             None => {
@@ -125,7 +138,7 @@ impl Vfs {
         if let Some(counters) = self.counters_of(&handle.node) {
             counters.miss();
         }
-        let result = handle.read(offset, len).await;
+        let result = handle.read(offset, len, take).await;
         if let Err(error) = &result {
             self.look_into(&handle.node, error).await;
         }

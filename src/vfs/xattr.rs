@@ -1,7 +1,7 @@
 //! Extended attributes: where a file comes from and how much of it is here. Readable, not listed,
 //! so that `cp -a` copies none.
 
-use svol_cache::Hash;
+use svol_cache::{Hash, Object};
 
 use super::Vfs;
 use super::error::{Error, Result};
@@ -21,7 +21,7 @@ impl Vfs {
                 What::Leaf { entry, .. } => Ok(entry.version.token.to_string()),
                 What::Root | What::Dir { .. } => Err(Error::NoAttribute),
             },
-            "cached" => self.cached(&node),
+            "cached" => self.cached(&node).ok_or(Error::NoAttribute),
             "digest" => self
                 .digest(&node)
                 .map(|hash| format!("blake3:{}", hash.to_hex()))
@@ -68,32 +68,19 @@ impl Vfs {
         (!reasons.is_empty()).then(|| reasons.join("\n"))
     }
 
-    fn cached(&self, node: &Node) -> Result<String> {
-        let What::Leaf {
-            layer,
-            source_path,
-            entry,
-        } = &node.what
-        else {
-            return Err(Error::NoAttribute);
-        };
-        let size = entry.size.ok_or(Error::NoAttribute)?;
-        if entry.kind != Kind::File {
-            return Err(Error::NoAttribute);
-        }
-        let source = self.source(*layer);
-        let here = match opened(node).as_deref() {
-            Some(OpenFile::Remote(remote)) => remote.object().present_bytes(),
-            _ if source.in_place().is_some() => size,
-            _ => {
-                let key = object_key(source.identity(), source_path, entry);
-                self.cache.object(key, size).present_bytes()
-            }
-        };
-        Ok(format!("{here}/{size}"))
+    /// How much of a file is on this machine, as `bytes/size`.
+    fn cached(&self, node: &Node) -> Option<String> {
+        let (size, object) = self.object(node)?;
+        let here = object.map_or(size, |object| object.present_bytes());
+        Some(format!("{here}/{size}"))
     }
 
     fn digest(&self, node: &Node) -> Option<Hash> {
+        self.object(node)?.1?.digest()
+    }
+
+    /// Returns a file's size and its place in the cache; a file that is read in place has none.
+    fn object(&self, node: &Node) -> Option<(u64, Option<Object>)> {
         let What::Leaf {
             layer,
             source_path,
@@ -102,17 +89,21 @@ impl Vfs {
         else {
             return None;
         };
-        let size = entry.size?;
+        let size = entry.size.filter(|_| entry.kind == Kind::File)?;
         let source = self.source(*layer);
-        if entry.kind != Kind::File || source.in_place().is_some() {
-            return None;
+        if source.in_place().is_some() {
+            return Some((size, None));
         }
-        match opened(node).as_deref() {
-            Some(OpenFile::Remote(remote)) => remote.object().digest(),
-            _ => {
-                let key = object_key(source.identity(), source_path, entry);
-                self.cache.object(key, size).digest()
-            }
+        if let Some(OpenFile::Remote(remote)) = opened(node).as_deref() {
+            return Some((size, Some(remote.object().clone())));
         }
+        // A reply may have taught more of it than its lookup knew.
+        let (dir, name) = (node.path.parent()?, node.path.file_name()?);
+        let now = self.namespace.peek_lookup(&dir, &name);
+        let now = now.and_then(|found| Some(found.ok()?.entry));
+        let now = now.filter(|now| now.version == entry.version);
+        let entry = now.as_ref().unwrap_or(entry);
+        let key = object_key(source.identity(), source_path, entry);
+        Some((size, Some(self.cache.object(key, size))))
     }
 }

@@ -175,8 +175,16 @@ impl Mount {
         text
     }
 
+    /// Whether it is mounted and answers questions too.
     fn serves(&self) -> bool {
+        let ours = format!("-{}.sock", self.child.id());
+        let run = self.at.parent().map(|place| place.join("run"));
+        let mut sockets = run
+            .and_then(|run| run.read_dir().ok())
+            .into_iter()
+            .flatten();
         is_mounted(&self.at)
+            && sockets.any(|s| s.is_ok_and(|s| s.file_name().to_string_lossy().ends_with(&ours)))
     }
 
     /// Kills the daemon as a crash would, and waits for its end. The dead mount stays.

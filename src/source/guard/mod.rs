@@ -157,7 +157,7 @@ impl Inner {
             }
         };
         let mut backoff = Backoff::default();
-        let mut failed = None;
+        let mut failed: Option<Error> = None;
         loop {
             if let Err(pause) = self.breaker().admit(Instant::now()) {
                 // Our own attempts may have opened it: what they met says more.
@@ -165,8 +165,17 @@ impl Inner {
             }
             Counting::add(&self.counting.requests, 1);
             let admitted = Admitted(&self.breaker);
-            let attempt = self.within(&mut until, last, operation()).await;
+            let begun = Instant::now();
+            let mut attempt = self.within(&mut until, last, operation()).await;
             std::mem::forget(admitted);
+            if let (Err(error), Some(before)) = (&attempt, failed.take())
+                && error.kind() == ErrorKind::Timeout
+                && !before.kind().is_outage()
+                && begun.elapsed() < self.options.deadline / 2
+            {
+                // It was cut short by our deadline; what the source said before is the reason.
+                attempt = Err(before);
+            }
             self.note(attempt.as_ref().err());
             let error = match attempt {
                 Ok(done) => return Ok((done, permit)),

@@ -265,3 +265,16 @@ async fn a_probe_that_nobody_waits_for_blocks_no_other() {
     assert!(probe.await.is_err());
     assert!(guard.stat(&file()).await.is_ok());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_last_attempt_that_is_cut_short_does_not_hide_the_reason() {
+    let after = |pause| {
+        let first = Step::FailAfter(ErrorKind::Server, Duration::from_secs(pause));
+        guarded([first, Step::Hang], GuardOptions::default())
+    };
+    let error = after(20).stat(&file()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Server);
+    // With time enough for an answer, its absence is the reason.
+    let error = after(1).stat(&file()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+}
