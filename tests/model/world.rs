@@ -137,7 +137,7 @@ impl Source for Recorder {
 }
 
 /// For how long an error may be repeated instead of asking again: a second, and some.
-const REPEATED: Duration = Duration::from_millis(1500);
+pub const REPEATED: Duration = Duration::from_millis(1500);
 
 /// What a source truly holds at a path.
 #[derive(Debug, Clone)]

@@ -1,13 +1,13 @@
 //! Files: opening and reading.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use svol::entry::Kind;
 use svol::source::ErrorKind;
 use svol::vfs::{Error, Ino};
 
 use super::super::oracle::Expect;
-use super::super::world::Item;
+use super::super::world::{Item, REPEATED};
 use super::{Check, GRAIN, Handle, Harness, Object, pick, waits};
 
 impl Harness {
@@ -170,8 +170,16 @@ impl Harness {
                 };
                 let gone = there.as_deref() != Some(&object.2);
                 let says_gone = matches!(kind, Some(ErrorKind::Changed | ErrorKind::NotFound));
+                let as_it_is =
+                    (down.is_some() && kind == down) || (down.is_none() && gone && says_gone);
+                if as_it_is && kind == Some(ErrorKind::Timeout) {
+                    self.timed_out.insert(object.clone(), Instant::now());
+                }
+                let told = self.timed_out.get(object);
+                let repeated = kind == Some(ErrorKind::Timeout)
+                    && told.is_some_and(|at| at.elapsed() < REPEATED);
                 ensure!(
-                    (down.is_some() && kind == down) || (down.is_none() && gone && says_gone),
+                    as_it_is || repeated,
                     "{what}: {error:?}, with the source at {there:?} and down {down:?}"
                 );
                 Ok(false)

@@ -13,7 +13,7 @@ mod names;
 
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use svol::path::RelPath;
@@ -21,7 +21,7 @@ use svol::source::ErrorKind;
 use svol::vfs::{Error, Ino, ROOT};
 
 use super::oracle::{ExpectList, Heard, Oracle, What, join};
-use super::world::{Item, Mounted, Origin};
+use super::world::{Item, Mounted, Origin, REPEATED};
 use super::{Shape, Step};
 
 type Check<T = ()> = Result<T, String>;
@@ -68,6 +68,8 @@ pub struct Harness {
     cached: HashMap<Object, HashSet<u64>>,
     /// What the bytes of an object whose version proves nothing may be, once some were read.
     learnt: HashMap<Object, Vec<Bytes>>,
+    /// When a read of an object last timed out, which those that follow are told at once.
+    timed_out: HashMap<Object, Instant>,
     /// Whether all was refreshed, with every source up, since anything changed.
     clean: bool,
     /// Whether there was a remount since all was last refreshed.
@@ -101,6 +103,7 @@ impl Harness {
             numbers: HashMap::new(),
             cached: HashMap::new(),
             learnt: HashMap::new(),
+            timed_out: HashMap::new(),
             clean: true,
             remounted: false,
         }
@@ -221,6 +224,9 @@ impl Harness {
         }
         self.refresh_all().await?;
         self.check_all().await?;
+        if self.timed_out.values().any(|at| at.elapsed() < REPEATED) {
+            tokio::time::sleep(REPEATED).await;
+        }
         self.read_all().await?;
         for handle in std::mem::take(&mut self.handles) {
             self.vfs().release(handle.number);
