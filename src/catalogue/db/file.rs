@@ -93,6 +93,9 @@ pub(super) fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connect
     // Bound values must not count as reasons to plan anew: SQLite, built with STAT4 as it is here,
     // otherwise parses a prepared statement again for each new value of a key, at 20 us a time.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    // Closing must not remove the log by its name: where the file was set aside meanwhile, that is
+    // the name of another database's log.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     // What a large write leaves of the log on disk, in bytes.
     connection.pragma_update(None, "journal_size_limit", 16 * 1024 * 1024)?;
     // KiB: a directory of 100,000 entries is some 8 MiB of rows.
