@@ -18,6 +18,23 @@ use bytes::Bytes;
 /// Files by path.
 pub(super) type Files = BTreeMap<String, Bytes>;
 
+/// The same as they are served.
+type Served = BTreeMap<String, Object>;
+
+struct Object {
+    bytes: Bytes,
+    /// Without quotes. Made once: hashing a large file takes longer than sending a part of it.
+    etag: String,
+}
+
+fn served(files: Files) -> Served {
+    let object = |bytes: Bytes| Object {
+        etag: blake3::hash(&bytes).to_hex()[..32].to_owned(),
+        bytes,
+    };
+    files.into_iter().map(|(k, v)| (k, object(v))).collect()
+}
+
 /// When all files of the world were last changed: 2026-01-01 00:00:00 UTC.
 const CHANGED: &str = "Thu, 01 Jan 2026 00:00:00 GMT";
 
@@ -26,14 +43,14 @@ const PAGE: usize = 1000;
 
 struct Bucket {
     name: String,
-    files: Files,
+    files: Served,
 }
 
 /// Serves `files` as the bucket `name` on a free port of loopback, for as long as the runtime lives.
 pub(super) async fn serve_bucket(name: &str, files: Files) -> std::io::Result<SocketAddr> {
     let bucket = Arc::new(Bucket {
         name: name.to_owned(),
-        files,
+        files: served(files),
     });
     let app = Router::new()
         .route("/{bucket}", get(list_bucket))
@@ -47,7 +64,7 @@ pub(super) async fn serve_bucket(name: &str, files: Files) -> std::io::Result<So
 pub(super) async fn serve_tree(files: Files) -> std::io::Result<SocketAddr> {
     let app = Router::new()
         .fallback(get(get_page))
-        .with_state(Arc::new(files));
+        .with_state(Arc::new(served(files)));
     serve(app).await
 }
 
@@ -74,7 +91,7 @@ async fn list_bucket(
     };
     let mut xml = String::from(r#"<?xml version="1.0" encoding="UTF-8"?><ListBucketResult>"#);
     let (mut count, mut last, mut more) = (0, String::new(), false);
-    for (key, bytes) in &bucket.files {
+    for (key, object) in &bucket.files {
         let Some(rest) = key.strip_prefix(prefix) else {
             continue;
         };
@@ -102,8 +119,8 @@ async fn list_bucket(
                 xml,
                 "<Contents><Key>{escaped}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified>\
                  <ETag>&quot;{}&quot;</ETag><Size>{}</Size></Contents>",
-                etag(bytes),
-                bytes.len()
+                object.etag,
+                object.bytes.len()
             ),
         };
     }
@@ -129,31 +146,31 @@ async fn get_object(
     headers: HeaderMap,
 ) -> Response<Body> {
     match bucket.files.get(&key) {
-        Some(bytes) if name == bucket.name => object(bytes, &method, &headers),
+        Some(found) if name == bucket.name => object(found, &method, &headers),
         _ => error(StatusCode::NOT_FOUND, "NoSuchKey"),
     }
 }
 
 async fn get_page(
-    State(files): State<Arc<Files>>,
+    State(files): State<Arc<Served>>,
     uri: axum::http::Uri,
     method: Method,
     headers: HeaderMap,
 ) -> Response<Body> {
     let path = percent_encoding::percent_decode_str(uri.path()).decode_utf8_lossy();
     let path = path.trim_start_matches('/');
-    if let Some(bytes) = files.get(path) {
-        return object(bytes, &method, &headers);
+    if let Some(found) = files.get(path) {
+        return object(found, &method, &headers);
     }
     if !path.is_empty() && !path.ends_with('/') {
         return error(StatusCode::NOT_FOUND, "no such file");
     }
     let mut names: BTreeMap<String, Option<usize>> = BTreeMap::new();
-    for (key, bytes) in files.iter() {
+    for (key, found) in files.iter() {
         if let Some(rest) = key.strip_prefix(path) {
             match rest.split_once('/') {
                 Some((dir, _)) => names.insert(format!("{dir}/"), None),
-                None => names.insert(rest.to_owned(), Some(bytes.len())),
+                None => names.insert(rest.to_owned(), Some(found.bytes.len())),
             };
         }
     }
@@ -178,8 +195,9 @@ async fn get_page(
     respond(StatusCode::OK, "text/html", page.into())
 }
 
-fn object(bytes: &Bytes, method: &Method, headers: &HeaderMap) -> Response<Body> {
-    let tag = format!("\"{}\"", etag(bytes));
+fn object(found: &Object, method: &Method, headers: &HeaderMap) -> Response<Body> {
+    let bytes = &found.bytes;
+    let tag = format!("\"{}\"", found.etag);
     if let Some(wanted) = headers.get(header::IF_MATCH)
         && wanted.as_bytes() != tag.as_bytes()
     {
@@ -222,10 +240,6 @@ fn object(bytes: &Bytes, method: &Method, headers: &HeaderMap) -> Response<Body>
         headers.insert(header::CONTENT_RANGE, value);
     }
     response
-}
-
-fn etag(bytes: &Bytes) -> String {
-    blake3::hash(bytes).to_hex()[..32].to_owned()
 }
 
 fn respond(status: StatusCode, kind: &'static str, body: Bytes) -> Response<Body> {
