@@ -114,7 +114,7 @@ fn a_storm_is_the_same_for_the_same_seed() {
 }
 
 /// How long a reader waits at the mounts here.
-const TIMEOUT: &str = "3s";
+const TIMEOUT: &str = "2s";
 
 /// Larger than what one request brings, so that a part of it is asked for.
 const SIZE: usize = 6 << 20;
@@ -123,7 +123,7 @@ const SIZE: usize = 6 << 20;
 const SMALL: usize = 40_000;
 
 /// How many mounts are tried at once.
-const AT_ONCE: usize = 7;
+const AT_ONCE: usize = 12;
 
 /// What comes of a fault.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -213,8 +213,12 @@ impl Lab {
         let got = outcome(bytes("d/big"), &big);
         assert_eq!(got, read, "{what}: read\n{}", mount.log());
         let got = outcome(bytes("d/small"), &small);
-        // It comes whole: then no range is wrong for it.
-        let fits = or_unasked(got, read) || (kind == Kind::Whole && got == Right);
+        let fits = match kind {
+            // It comes whole, and perhaps before anybody knows its ETag.
+            Kind::Whole | Kind::OtherETag => got == read || got == Right,
+            Kind::SorryPage => got == read || got == ESTALE,
+            _ => or_unasked(got, read),
+        };
         assert!(fits, "{what}: small: {got:?}\n{}", mount.log());
         let got = outcome(names("e"), &1);
         assert!(or_unasked(got, list), "{what}: list: {got:?}");
@@ -254,7 +258,6 @@ const ONCE: &[Kind] = &[
     Kind::ResetInBody,
     Kind::Close,
     Kind::Cut,
-    Kind::Short,
     Kind::Status(429, None),
     Kind::Status(429, Some(1)),
     Kind::Status(500, None),
@@ -322,25 +325,27 @@ fn web(nginx: &TestNginx) -> Lab {
 #[test]
 fn each_fault_of_an_s3_service_has_its_outcome() {
     s3().check(&[
-        (Kind::Delay, Right, Right),
-        (Kind::Slow, Right, Right),
-        (Kind::Tail, Right, Right),
-        (Kind::Drip, Right, Right),
+        // These take as long as a reader waits.
         (Kind::Stall, ETIMEDOUT, ETIMEDOUT),
         (Kind::StallInBody, ETIMEDOUT, ETIMEDOUT),
         (Kind::Reset, EIO, EIO),
         (Kind::Close, EIO, EIO),
+        (Kind::Status(429, Some(1)), EIO, EIO),
+        (Kind::Slow, Right, Right),
+        (Kind::Delay, Right, Right),
+        (Kind::Drip, Right, Right),
+        (Kind::Tail, Right, Right),
+        (Kind::Status(503, Some(600)), EIO, EIO),
         (Kind::Status(401, None), EACCES, EACCES),
         (Kind::Expired, EACCES, EACCES),
         (Kind::Status(412, None), ESTALE, Right),
         (Kind::Status(416, None), ESTALE, Right),
         (Kind::Gone, ESTALE, Right),
         (Kind::OtherETag, ESTALE, Right),
-        (Kind::Status(429, Some(1)), EIO, EIO),
-        (Kind::Status(503, Some(600)), EIO, EIO),
         (Kind::StrangersNotFound, EIO, EIO),
         (Kind::OtherRange, EIO, Right),
         (Kind::Whole, ESTALE, Right),
+        (Kind::Short, EIO, EIO),
         (Kind::Long, EIO, Right),
         (Kind::SorryPage, EIO, EIO),
         (Kind::EmptyBody, Right, EIO),
@@ -353,18 +358,15 @@ fn each_fault_of_an_s3_service_has_its_outcome() {
 fn each_fault_of_a_web_server_has_its_outcome() {
     let nginx = TestNginx::start();
     web(&nginx).check(&[
-        (Kind::Delay, Right, Right),
-        (Kind::Tail, Right, Right),
-        (Kind::Drip, Right, Right),
         (Kind::StallInBody, ETIMEDOUT, ETIMEDOUT),
-        (Kind::Close, EIO, EIO),
+        (Kind::Tail, Right, Right),
         (Kind::Status(412, None), ESTALE, Right),
         (Kind::Gone, ESTALE, Right),
         (Kind::OtherETag, ESTALE, Right),
-        (Kind::Status(429, Some(1)), EIO, EIO),
         (Kind::OtherRange, EIO, Right),
         // It may not know ranges.
         (Kind::Whole, Right, Right),
+        (Kind::Short, EIO, EIO),
         (Kind::Long, EIO, Right),
         (Kind::SorryPage, EIO, EIO),
         (Kind::EmptyBody, Right, EIO),

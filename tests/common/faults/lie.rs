@@ -266,8 +266,9 @@ impl Kind {
                 reply.announced = half as u64;
             }
             Kind::Long => {
+                // Before the rest: none of it is where it should be.
                 let more = [0x5a; 1000];
-                reply.body = [&reply.body[..], &more].concat().into();
+                reply.body = [&more, &reply.body[..]].concat().into();
                 reply.announced = reply.body.len() as u64;
             }
             Kind::Tail => {

@@ -14,6 +14,7 @@ mod wire;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
+#[allow(unused_imports)]
 pub use lie::{Kind, Server};
 
 /// What was injected, by kind. Clones share the counts.
