@@ -172,9 +172,16 @@ impl Lab {
     }
 
     fn mount(&self, name: &str, url: &str) -> Mount {
-        let mut args: Vec<String> = ["--timeout", TIMEOUT, "--refresh", "1s"]
-            .map(str::to_owned)
-            .to_vec();
+        let mut args: Vec<String> = [
+            "--timeout",
+            TIMEOUT,
+            "--refresh",
+            "1s",
+            "--revalidate",
+            "1s",
+        ]
+        .map(str::to_owned)
+        .to_vec();
         args.extend((self.source)(url));
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         self.place.mount_with(name, &args, |command| {
@@ -378,4 +385,27 @@ fn one_reply_that_fails_is_asked_for_again() {
     s3().check_once(ONCE);
     let nginx = TestNginx::start();
     web(&nginx).check_once(ONCE);
+}
+
+#[test]
+fn a_wrong_etag_is_not_believed_for_ever() {
+    let nginx = TestNginx::start();
+    let lab = web(&nginx);
+    let (proxy, _) = lab.proxy();
+    let mount = lab.mount("etag", &proxy.url());
+    let right = noise(2, SMALL);
+    for round in 0..3 {
+        mount.path("d/small").metadata().unwrap();
+        proxy.once(Kind::OtherETag);
+        let _ = std::fs::read(mount.path("d/small"));
+        eprintln!("{round}");
+        for _ in 0..2 {
+            std::thread::sleep(Duration::from_millis(1100));
+            wait_until("the right ETag", || {
+                let r = std::fs::read(mount.path("d/small"));
+                eprintln!("{:?}", r.as_ref().map(|b| b.len()));
+                r.is_ok_and(|got| got == right)
+            });
+        }
+    }
 }

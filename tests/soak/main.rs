@@ -20,8 +20,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use common::faults::Dice;
 use common::faults::tcp::TcpFault;
+use common::faults::{Dice, Kind};
 use common::mount::{Mount, Place};
 use reader::Reader;
 use report::{HANG, Report, bump};
@@ -97,19 +97,20 @@ fn injected(world: &World) -> BTreeMap<String, u64> {
     all
 }
 
-/// Returns the kinds that have not struck yet before a server where they can.
+/// Returns the kinds that have not struck yet.
 fn not_yet(world: &World) -> Vec<String> {
-    let mut missing = Vec::new();
-    for remote in &world.remotes {
-        let kinds = remote.kinds();
-        let kinds = kinds.iter().map(|kind| kind.name());
-        let missed = kinds.filter(|kind| remote.tally.of(kind) == 0);
-        missing.extend(missed.map(|kind| format!("{}: {kind}", remote.name)));
-    }
     let all = injected(world);
-    let tcp = TcpFault::NAMES.iter().filter(|n| !all.contains_key(**n));
-    missing.extend(tcp.map(|name| (*name).to_owned()));
-    missing
+    let kinds = Kind::TELLABLE.iter().chain(Kind::LIES);
+    let names = kinds.map(|kind| kind.name());
+    let names = names.chain(TcpFault::NAMES.map(str::to_owned));
+    names.filter(|name| !all.contains_key(name)).collect()
+}
+
+/// Keeps a file beside what the build makes, for whoever looks into it.
+fn keep(name: &str, text: &str) {
+    let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    std::fs::write(&path, text).unwrap();
+    eprintln!("soak: kept {}", path.display());
 }
 
 /// Returns the threads of this process and of the daemon that are in state D.
@@ -192,6 +193,9 @@ fn round(place: &Place, world: &World, report: &Report, seed: u64, lasts: Durati
         }
         bump(&report.rounds, 1);
         all_is_well(place, world, report, &mount);
+        if !report.problems().is_empty() {
+            keep("soak-daemon.log", &mount.log());
+        }
         if crash {
             mount.kill();
         } else {
@@ -269,7 +273,10 @@ fn all_is_well(place: &Place, world: &World, report: &Report, mount: &Mount) {
         }
     }
     report.timed(&slot, "recovery", "", || ());
-    eprintln!("soak: all is well {:.1?} after the storm", started.elapsed());
+    eprintln!(
+        "soak: all is well {:.1?} after the storm",
+        started.elapsed()
+    );
 }
 
 #[test]
@@ -287,7 +294,14 @@ fn right_bytes_or_the_right_error_whatever_the_network_does() {
         if (n > 0 && left < SHORT) || !report.problems().is_empty() {
             break;
         }
-        round(&place, &world, &report, seed + n, left.min(STORM), n % 2 == 1);
+        round(
+            &place,
+            &world,
+            &report,
+            seed + n,
+            left.min(STORM),
+            n % 2 == 1,
+        );
     }
     let head = format!(
         "soak of {:.0} s, seed {seed}, readers {READERS}, deadline {TIMEOUT}, cache {CACHE}",
@@ -295,9 +309,7 @@ fn right_bytes_or_the_right_error_whatever_the_network_does() {
     );
     let text = report.text(&head, &injected(&world));
     println!("{text}");
-    let kept = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("soak-report.txt");
-    std::fs::write(&kept, &text).unwrap();
-    println!("kept as {}", kept.display());
+    keep("soak-report.txt", &text);
 
     let problems = report.problems();
     assert!(problems.is_empty(), "{}", problems.join("\n"));

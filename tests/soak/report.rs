@@ -139,10 +139,7 @@ impl Report {
             ("wrong bytes", n(&self.wrong)),
             ("hangs", n(&self.hangs)),
             ("false ENOENT", n(&self.false_absences)),
-            (
-                "ENOENT that a lying server told",
-                n(&self.told_absences),
-            ),
+            ("ENOENT that a lying server told", n(&self.told_absences)),
             ("other problems", n(&self.others)),
         ];
         for (name, count) in rows {
