@@ -133,6 +133,16 @@ impl Catalogue {
             name: name.clone(),
             ..now
         };
+        if let Some(known) = self
+            .recall(dir)
+            .as_deref()
+            .and_then(|d| d.get(name.as_str()))
+            && is_no_news(&*self.source, known, &now)
+        {
+            return Err(Error::lied(format!(
+                "{path}: a reply of another size, without the ETag or time that is known of the file"
+            )));
+        }
         let mut result = now.clone();
         let changed = self.patch(dir, name, |row| {
             let (row, news) = row.seen_as(now, &*self.source);
@@ -199,6 +209,14 @@ enum Same {
     Yes,
     Learnt(Arc<str>),
     No,
+}
+
+/// Returns whether a `stat` contradicts what is known and proves nothing: a page that a server
+/// answers everything with has a size, and neither ETag nor time. The next listing will tell.
+fn is_no_news(source: &dyn Source, known: &Entry, now: &Entry) -> bool {
+    let tells = |entry: &Entry| entry.validator.is_some() || entry.mtime.is_some();
+    let is_file = known.kind == Kind::File && now.kind == Kind::File;
+    is_file && tells(known) && !tells(now) && matches!(same(source, known, now), Same::No)
 }
 
 /// Returns whether a `stat` found the version that is known. A listing and a `stat` need not speak

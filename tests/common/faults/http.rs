@@ -26,6 +26,8 @@ enum Plan {
     Calm,
     /// All that this fits.
     Always(Kind),
+    /// All, whatever fits.
+    All(Kind),
     /// The next one that this fits.
     Once(Kind),
     Storm {
@@ -116,6 +118,11 @@ impl HttpProxy {
         *self.shared.plan.lock().unwrap() = Plan::Always(kind);
     }
 
+    /// Damages all requests, also those from which no client can tell that something is wrong.
+    pub fn answer_all(&self, kind: Kind) {
+        *self.shared.plan.lock().unwrap() = Plan::All(kind);
+    }
+
     /// Damages the next request that the kind fits.
     pub fn once(&self, kind: Kind) {
         *self.shared.plan.lock().unwrap() = Plan::Once(kind);
@@ -172,6 +179,7 @@ impl Shared {
         match plan {
             Plan::Calm => (None, Dice::new(0, &[number])),
             Plan::Always(kind) => (Some(*kind).filter(fits), Dice::new(0, &[number])),
+            Plan::All(kind) => (Some(*kind), Dice::new(0, &[number])),
             Plan::Once(kind) => {
                 let kind = Some(*kind).filter(fits);
                 if kind.is_some() {

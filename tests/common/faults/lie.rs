@@ -157,8 +157,8 @@ impl Kind {
             Kind::Short => class == Class::Get || (class == Class::List && !manifest),
             Kind::Long | Kind::OtherRange | Kind::Whole | Kind::Gone => class == Class::Get,
             Kind::Status(..) => class == Class::Get,
-            // What HEAD says of a web server's file is all that there is to know of it.
-            Kind::SorryPage => class != Class::Head,
+            // A manifest knows neither size nor time: what HEAD says is all there is.
+            Kind::SorryPage => class != Class::Head || !manifest,
             Kind::Expired => s3 && class != Class::Head,
             Kind::StrangersNotFound => s3 && class != Class::Head,
             // A manifest's file is what its digest says, whatever its ETag.
