@@ -201,8 +201,9 @@ impl Vfs {
             return false;
         }
         let seen = self.catalogue(layer).last_seen(path);
-        let age = seen.map_or(u64::MAX, |seen| Timestamp::now().seconds_since(seen));
-        age > self.policies[layer].revalidate.as_secs()
+        // Seen in the future means that the clock went back: nobody knows how long ago it was.
+        let age = seen.and_then(|seen| Timestamp::now().seconds_since(seen));
+        age.is_none_or(|age| age > self.policies[layer].revalidate.as_secs())
     }
 
     /// Asks the source what the file is now. No answer in time: what is known is used, unless the
