@@ -15,7 +15,7 @@ use crate::config;
 use crate::control::registry::Registration;
 use crate::control::server;
 use crate::fuse::mount::{self, MountSettings as KernelSettings};
-use crate::fuse::{Fuse, Notifications};
+use crate::fuse::{Fuse, Notifications, Passthrough};
 use crate::path::RelPath;
 use crate::source::Source;
 use crate::vfs::Owner;
@@ -60,7 +60,12 @@ pub fn serve(
         allow_other: settings.allow_other,
         noexec: settings.noexec,
     };
-    let filesystem = Fuse::new(view.vfs.clone(), runtime.clone());
+    let passthrough = Arc::new(if settings.passthrough {
+        Passthrough::wanted(&view.cache_dir)
+    } else {
+        Passthrough::unwanted()
+    });
+    let filesystem = Fuse::new(view.vfs.clone(), runtime.clone(), passthrough.clone());
     let session = mount::mount(filesystem, &mountpoint, &kernel)
         .map_err(|e| Error::System(mount_error(&mountpoint, &e)))?;
     // From here on whatever happens, the mount goes.
@@ -70,7 +75,11 @@ pub fn serve(
         .map_err(system)?;
     let registration = Registration::new(&mountpoint).map_err(system)?;
     let control = runtime
-        .block_on(server::start(registration.record().clone(), &view))
+        .block_on(server::start(
+            registration.record().clone(),
+            &view,
+            passthrough,
+        ))
         .map_err(|e| Error::System(format!("control socket: {e}")))?;
     super::scrub::start(view.cache.clone(), &view.cache_dir);
     info!(mountpoint = %mountpoint.display(), "serving");

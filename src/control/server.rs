@@ -19,6 +19,7 @@ use super::status;
 use crate::app::View;
 use crate::catalogue::RefreshReport;
 use crate::entry::Timestamp;
+use crate::fuse::Passthrough;
 use crate::path::RelPath;
 use crate::source::guard::{Guarded, Status as Healthy};
 use crate::vfs::Vfs;
@@ -31,12 +32,17 @@ struct Subject {
     guards: Vec<Guarded>,
     cache: Cache,
     cache_dir: PathBuf,
+    passthrough: Arc<Passthrough>,
 }
 
 type Answer<T> = Result<Json<T>, (StatusCode, String)>;
 
 /// Starts answering on the record's socket, which only this user may open.
-pub async fn start(record: Record, view: &View) -> std::io::Result<JoinHandle<()>> {
+pub async fn start(
+    record: Record,
+    view: &View,
+    passthrough: Arc<Passthrough>,
+) -> std::io::Result<JoinHandle<()>> {
     let listener = tokio::net::UnixListener::bind(&record.socket)?;
     std::fs::set_permissions(&record.socket, std::fs::Permissions::from_mode(0o600))?;
     let subject = Arc::new(Subject {
@@ -46,6 +52,7 @@ pub async fn start(record: Record, view: &View) -> std::io::Result<JoinHandle<()
         guards: view.guards.clone(),
         cache: view.cache.clone(),
         cache_dir: view.cache_dir.clone(),
+        passthrough,
     });
     let app = Router::new()
         .route("/status", get(status))
@@ -123,6 +130,16 @@ impl Subject {
             }),
             inodes: inodes as u64,
             open_files: open_files as u64,
+            passthrough: self.passed(),
+        }
+    }
+
+    fn passed(&self) -> status::Passthrough {
+        let state = self.passthrough.state();
+        status::Passthrough {
+            on: state.on,
+            reason: state.reason,
+            opens: state.opens,
         }
     }
 
