@@ -261,14 +261,13 @@ pub(crate) fn open(dir: &Dir) -> Result<(Connection, Summary), Error> {
         };
         Ok((connection, summary))
     };
-    let failed = |error: rusqlite::Error| Error::Index(error.to_string());
     let opened = identity(dir);
     match open() {
         Err(error) if schema::is_damage(&error) => {
             set_aside(dir, opened).map_err(Error::io("set the damaged index aside"))?;
-            open().map_err(failed)
+            open().map_err(Error::of_index)
         }
-        other => other.map_err(failed),
+        other => other.map_err(Error::of_index),
     }
 }
 

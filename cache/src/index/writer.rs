@@ -108,7 +108,11 @@ impl Writer {
         if self.common.damaged.swap(false, Ordering::Relaxed) && self.is_damaged() {
             self.replace();
         } else if self.connection.is_none() || identity(&self.common.dir) != self.identity {
-            tracing::warn!("the cache index was removed or replaced; going on with a new one");
+            let troubles = &self.common.troubles;
+            troubles.note(
+                "find its index",
+                &"it was removed or replaced; a new one is begun",
+            );
             self.reopen();
         }
     }
