@@ -3,6 +3,8 @@
 // Each test binary uses a part of this.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod chaos;
+pub mod disk;
 pub mod mount;
 pub mod process;
 pub mod s3;
