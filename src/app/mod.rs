@@ -133,18 +133,25 @@ impl View {
 
 /// Opens the cache alone, for commands that look after it.
 pub fn open_cache_only(settings: &CacheSettings) -> Result<Cache, Error> {
+    open_with(settings, Cache::open)
+}
+
+fn open_with(
+    settings: &CacheSettings,
+    open: impl FnOnce(svol_cache::Config) -> Result<Cache, svol_cache::Error>,
+) -> Result<Cache, Error> {
     let mut config = svol_cache::Config::new(&settings.dir);
     config.limit = settings
         .size
         .map(|size| size.bytes_of(disk_size(&settings.dir)));
-    Cache::open(config).map_err(|error| Error::Cache {
+    open(config).map_err(|error| Error::Cache {
         dir: settings.dir.clone(),
         error,
     })
 }
 
 fn open_cache(settings: &CacheSettings) -> Result<(Cache, Db), Error> {
-    let cache = open_cache_only(settings)?;
+    let cache = open_with(settings, Cache::open_or_in_memory)?;
     let db = Db::open(&settings.dir).unwrap_or_else(|error| {
         warn!(
             error = crate::control::causes(&error),

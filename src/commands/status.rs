@@ -72,12 +72,7 @@ fn default_cache() -> Option<Cache> {
         return None;
     }
     let cache = crate::app::open_cache_only(&settings).ok()?;
-    let stats = cache.stats();
-    Some(Cache {
-        dir: settings.dir,
-        limit_bytes: stats.limit,
-        used_bytes: stats.used,
-    })
+    Some(Cache::of(&cache, settings.dir))
 }
 
 fn size(bytes: u64) -> String {
@@ -131,6 +126,19 @@ fn print(status: &Status, out: &mut dyn Write) -> std::io::Result<()> {
             size(cache.used_bytes),
             size(cache.limit_bytes)
         )?;
+    }
+    for mount in &status.mounts {
+        if let Some(cache) = &mount.cache
+            && let Some(last) = &cache.last_trouble
+        {
+            writeln!(
+                out,
+                "  ! {}: {} times its disk failed it, last {last}; {} not kept",
+                mount.mountpoint.display(),
+                cache.troubles,
+                size(cache.unkept_bytes)
+            )?;
+        }
     }
     Ok(())
 }

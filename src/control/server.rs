@@ -115,7 +115,6 @@ fn path_of(query: &BTreeMap<String, String>) -> Result<RelPath, (StatusCode, Str
 
 impl Subject {
     fn status(&self) -> status::Mount {
-        let stats = self.cache.stats();
         let (inodes, open_files) = self.vfs.in_use();
         status::Mount {
             mountpoint: self.record.mountpoint.clone(),
@@ -123,11 +122,7 @@ impl Subject {
             pid: self.record.pid,
             socket: self.record.socket.clone(),
             layers: (0..self.guards.len()).map(|i| self.layer(i)).collect(),
-            cache: Some(status::Cache {
-                dir: self.cache_dir.clone(),
-                limit_bytes: stats.limit,
-                used_bytes: stats.used,
-            }),
+            cache: Some(status::Cache::of(&self.cache, self.cache_dir.clone())),
             inodes: inodes as u64,
             open_files: open_files as u64,
             passthrough: self.passed(),

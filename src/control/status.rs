@@ -108,6 +108,8 @@ pub struct Condition {
 }
 
 /// A cache.
+///
+/// The first group is true of the directory, the second of the process that was asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Cache {
@@ -117,4 +119,31 @@ pub struct Cache {
     pub limit_bytes: u64,
     /// What it takes, in bytes.
     pub used_bytes: u64,
+    /// Operations that its disk or index refused; no reader noticed but by the time it took.
+    pub troubles: u64,
+    /// The last of them, with its time.
+    pub last_trouble: Option<String>,
+    /// Bytes that were served without being kept: over the limit, or the disk refused them.
+    pub unkept_bytes: u64,
+    /// What was found damaged on disk, dropped and fetched again.
+    pub healed: u64,
+}
+
+impl Cache {
+    /// Returns what there is to say of a cache.
+    pub fn of(cache: &svol_cache::Cache, dir: PathBuf) -> Cache {
+        let stats = cache.stats();
+        Cache {
+            dir,
+            limit_bytes: stats.limit,
+            used_bytes: stats.used,
+            troubles: stats.troubles,
+            last_trouble: cache.last_trouble().map(|trouble| {
+                let at = humantime::format_rfc3339_seconds(trouble.at);
+                format!("{at}: {}", trouble.what)
+            }),
+            unkept_bytes: stats.unkept_bytes,
+            healed: stats.healed,
+        }
+    }
 }

@@ -4,6 +4,8 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod mapping;
+pub mod chaos;
+pub mod disk;
 pub mod mount;
 pub mod process;
 pub mod s3;
