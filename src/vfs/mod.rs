@@ -25,6 +25,7 @@ use crate::path::{Name, RelPath};
 use crate::source::{ErrorKind, Source};
 
 mod attr;
+mod cookie;
 mod error;
 mod file;
 mod hidden;
@@ -359,18 +360,22 @@ impl Vfs {
     ) -> Result<()> {
         let dir = self.dirs.get(handle).ok_or(Error::Stale)?;
         debug_assert_eq!(dir.node.ino, ino);
-        let listing = {
+        let (listing, from) = {
             let mut held = dir.listing.write().unwrap_or_else(PoisonError::into_inner);
-            // Rewound: POSIX wants the present state.
-            if offset == 0
+            let mut from = cookie::resume(&held, offset);
+            // Rewound: POSIX wants the present state. Of another listing: that which the kernel's
+            // cache has by now.
+            if (offset == 0 || from.is_none())
                 && let Some(Ok(now)) = self.namespace.peek_list(&dir.node.path)
+                && let Some(at) = cookie::resume(&now, offset)
             {
                 *held = now;
+                from = Some(at);
             }
-            held.clone()
+            (held.clone(), from.unwrap_or_else(|| cookie::guess(offset)))
         };
         let node = &dir.node;
-        for at in offset..2 {
+        for at in offset..cookie::FIRST {
             let path = match at {
                 0 => node.path.clone(),
                 _ => node.path.parent().unwrap_or_else(RelPath::root),
@@ -388,7 +393,6 @@ impl Vfs {
                 return Ok(());
             }
         }
-        let from = usize::try_from(offset.saturating_sub(2)).unwrap_or(usize::MAX);
         let fresh_for = listing.fresh_for();
         for at in from..listing.len() {
             let Some(found) = listing.get(at) else { break };
@@ -406,7 +410,7 @@ impl Vfs {
                 )
             };
             let entry = DirEntry {
-                next: at as u64 + 3,
+                next: cookie::behind(at, name.as_str()),
                 name: name.as_str(),
                 attr,
                 ttl,
