@@ -21,7 +21,13 @@ impl Timestamp {
 
     /// Returns the seconds from `earlier` to this time; 0 if the clock went back.
     pub fn seconds_since(self, earlier: Timestamp) -> u64 {
-        u64::try_from((self.0.saturating_sub(earlier.0)) / 1_000_000_000).unwrap_or(0)
+        self.since(earlier).as_secs()
+    }
+
+    /// Returns the time from `earlier` to this time; nothing if the clock went back.
+    pub fn since(self, earlier: Timestamp) -> std::time::Duration {
+        let nanos = u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0);
+        std::time::Duration::from_nanos(nanos)
     }
 }
 

@@ -201,8 +201,8 @@ impl Vfs {
             return false;
         }
         let seen = self.catalogue(layer).last_seen(path);
-        let age = seen.map_or(u64::MAX, |seen| Timestamp::now().seconds_since(seen));
-        age > self.policies[layer].revalidate.as_secs()
+        let age = seen.map(|seen| Timestamp::now().since(seen));
+        age.is_none_or(|age| age >= self.policies[layer].revalidate)
     }
 
     /// Asks the source what the file is now. No answer in time: what is known is used, unless the
