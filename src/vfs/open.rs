@@ -225,6 +225,8 @@ impl Vfs {
         // Seen in the future means that the clock went back: nobody knows how long ago it was.
         let age = seen.and_then(|seen| Timestamp::now().seconds_since(seen));
         age.is_none_or(|age| age > self.policies[layer].revalidate.as_secs())
+        let age = seen.map(|seen| Timestamp::now().since(seen));
+        age.is_none_or(|age| age >= self.policies[layer].revalidate)
     }
 
     /// Asks the source what the file is now. No answer in time: what is known is used, unless the
