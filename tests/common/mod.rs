@@ -6,6 +6,7 @@
 pub mod mapping;
 pub mod chaos;
 pub mod disk;
+pub mod faults;
 pub mod mount;
 pub mod process;
 pub mod s3;
