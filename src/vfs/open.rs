@@ -223,9 +223,7 @@ impl Vfs {
         }
         let seen = self.catalogue(layer).last_seen(path);
         // Seen in the future means that the clock went back: nobody knows how long ago it was.
-        let age = seen.and_then(|seen| Timestamp::now().seconds_since(seen));
-        age.is_none_or(|age| age > self.policies[layer].revalidate.as_secs())
-        let age = seen.map(|seen| Timestamp::now().since(seen));
+        let age = seen.and_then(|seen| Timestamp::now().since(seen));
         age.is_none_or(|age| age >= self.policies[layer].revalidate)
     }
 

@@ -3,10 +3,10 @@
 // Each test binary uses a part of this.
 #![allow(dead_code, unreachable_pub)]
 
-pub mod mapping;
 pub mod chaos;
 pub mod disk;
 pub mod faults;
+pub mod mapping;
 pub mod mount;
 pub mod process;
 pub mod s3;

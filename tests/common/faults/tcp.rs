@@ -227,11 +227,9 @@ async fn one_way(
     tally: &Tally,
 ) -> End {
     let limit = match fault {
-        Some(TcpFault::Stall(at, after) | TcpFault::Reset(at, after) | TcpFault::Cut(at, after))
-            if at == towards =>
-        {
-            Some(after)
-        }
+        Some(
+            TcpFault::Stall(at, after) | TcpFault::Reset(at, after) | TcpFault::Cut(at, after),
+        ) if at == towards => Some(after),
         _ => None,
     };
     let mut left = limit.unwrap_or(u64::MAX);
@@ -247,7 +245,9 @@ async fn one_way(
                 _ => return End::Cut,
             }
         }
-        let room = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        let room = buffer
+            .len()
+            .min(usize::try_from(left).unwrap_or(usize::MAX));
         let Ok(n @ 1..) = from.read(&mut buffer[..room]).await else {
             let _ = to.shutdown().await;
             return End::Said;
