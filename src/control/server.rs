@@ -17,8 +17,10 @@ use tokio::task::JoinHandle;
 use super::registry::Record;
 use super::status;
 use crate::app::View;
-use crate::catalogue::RefreshReport;
+use crate::catalogue::{Db, Memory, RefreshReport};
 use crate::entry::Timestamp;
+use crate::fetch::Fetcher;
+use crate::memory::{Budget, Ceiling, INODE, resident};
 use crate::path::RelPath;
 use crate::source::guard::{Guarded, Status as Healthy};
 use crate::vfs::Vfs;
@@ -31,6 +33,10 @@ struct Subject {
     guards: Vec<Guarded>,
     cache: Cache,
     cache_dir: PathBuf,
+    ceiling: Ceiling,
+    listings: Memory,
+    fetcher: Arc<Fetcher>,
+    db: Db,
 }
 
 type Answer<T> = Result<Json<T>, (StatusCode, String)>;
@@ -46,6 +52,10 @@ pub async fn start(record: Record, view: &View) -> std::io::Result<JoinHandle<()
         guards: view.guards.clone(),
         cache: view.cache.clone(),
         cache_dir: view.cache_dir.clone(),
+        ceiling: view.ceiling.clone(),
+        listings: view.listings.clone(),
+        fetcher: view.fetcher.clone(),
+        db: view.db.clone(),
     });
     let app = Router::new()
         .route("/status", get(status))
@@ -121,8 +131,33 @@ impl Subject {
                 limit_bytes: stats.limit,
                 used_bytes: stats.used,
             }),
+            memory: Some(self.memory(stats.memory_used, inodes as u64)),
             inodes: inodes as u64,
             open_files: open_files as u64,
+        }
+    }
+
+    fn memory(&self, tier: u64, inodes: u64) -> status::Memory {
+        let budget = Budget::split(self.ceiling.bytes);
+        let (resident_bytes, peak_bytes) = resident().unwrap_or_default();
+        let part = |name: &str, used_bytes, limit_bytes| status::Part {
+            name: name.to_owned(),
+            used_bytes,
+            limit_bytes,
+        };
+        status::Memory {
+            limit_bytes: self.ceiling.bytes,
+            from: self.ceiling.origin.to_string(),
+            resident_bytes,
+            peak_bytes,
+            parts: vec![
+                part("buffers", self.fetcher.buffered(), budget.buffers),
+                part("tier", tier, budget.tier),
+                part("listings", self.listings.used(), budget.listings),
+                part("merged", self.vfs.namespace().memory_used(), budget.merged),
+                part("inodes", inodes * INODE, budget.inodes),
+                part("queue", self.db.queued(), budget.queue),
+            ],
         }
     }
 

@@ -54,10 +54,14 @@ fn triggers() -> String {
     out
 }
 
+/// The page cache of a connection, in KiB as SQLite writes it. The kernel keeps the pages too.
+const CACHE_KIB: i32 = -512;
+
 /// Opens the database for the one writer of this process, and makes the tables if need be.
 pub(super) fn open_for_writing(path: &Path) -> rusqlite::Result<Connection> {
     let mut connection = Connection::open(path)?;
     connection.busy_timeout(BUSY_PATIENCE)?;
+    connection.pragma_update(None, "cache_size", CACHE_KIB)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     // After a power cut the last commits may be gone, but the database is whole.
     connection.pragma_update(None, "synchronous", "NORMAL")?;
@@ -99,6 +103,7 @@ pub(super) fn open_for_reading(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY_PATIENCE)?;
+    connection.pragma_update(None, "cache_size", CACHE_KIB)?;
     connection.pragma_update(None, "query_only", true)?;
     keep_plans(&connection)?;
     Ok(connection)
