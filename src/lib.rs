@@ -17,6 +17,7 @@ pub mod fetch;
 pub mod filter;
 pub mod fuse;
 pub mod logging;
+pub mod memory;
 pub mod namespace;
 pub mod path;
 pub mod source;

@@ -7,6 +7,7 @@ use svol::cli::{Cli, Command, Env, ExitStatus, Quiet, offline, resolve_log};
 use svol::commands::{self, Failure};
 
 fn main() -> ExitStatus {
+    svol::memory::tame_allocator();
     let cli = Cli::parse();
     match run(&cli) {
         Ok(status) => status,

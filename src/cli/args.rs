@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 use super::settings::LogFormat;
-use crate::config::{ByteRate, CacheSize, HumanDuration, Refresh, Umask};
+use crate::config::{ByteRate, ByteSize, CacheSize, HumanDuration, Refresh, Umask};
 
 /// One merged, lazy, cached, read-only filesystem over many remote sources.
 #[derive(Debug, Parser)]
@@ -105,6 +105,10 @@ pub struct VolumeArgs {
     /// Fetch at most this much a second from all sources together [variable: SVOL_BWLIMIT]
     #[arg(long, value_name = "RATE")]
     pub bwlimit: Option<ByteRate>,
+    /// How much memory the process may take, at least 48MiB [variable: SVOL_MEMORY] [default: half
+    /// of the cgroup's limit or a quarter of the machine's memory, at most 1GiB]
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<ByteSize>,
     /// Options of all S3 layers.
     #[command(flatten)]
     pub s3: S3Args,

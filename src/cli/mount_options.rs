@@ -15,6 +15,7 @@ const OURS: [&str; 17] = [
     "gid",
     "log-file",
     "log-format",
+    "memory",
     "no-sign-request",
     "passthrough",
     "profile",

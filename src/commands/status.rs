@@ -97,6 +97,16 @@ fn print(status: &Status, out: &mut dyn Write) -> std::io::Result<()> {
             }
         )?;
         print_table(&mount.layers, out)?;
+        if let Some(memory) = &mount.memory {
+            writeln!(
+                out,
+                "  Memory: {} of {} ({}), {} at most so far",
+                size(memory.resident_bytes),
+                size(memory.limit_bytes),
+                memory.from,
+                size(memory.peak_bytes)
+            )?;
+        }
         for layer in &mount.layers {
             let failing = layer.conditions.iter().find(|c| c.status == "False");
             if let Some(condition) = failing {

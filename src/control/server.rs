@@ -17,9 +17,11 @@ use tokio::task::JoinHandle;
 use super::registry::Record;
 use super::status;
 use crate::app::View;
-use crate::catalogue::RefreshReport;
+use crate::catalogue::{Db, Memory, RefreshReport};
 use crate::entry::Timestamp;
+use crate::fetch::Fetcher;
 use crate::fuse::Passthrough;
+use crate::memory::{Budget, Ceiling, INODE, resident};
 use crate::path::RelPath;
 use crate::source::guard::{Guarded, Status as Healthy};
 use crate::vfs::Vfs;
@@ -33,6 +35,10 @@ struct Subject {
     cache: Cache,
     cache_dir: PathBuf,
     passthrough: Arc<Passthrough>,
+    ceiling: Ceiling,
+    listings: Memory,
+    fetcher: Arc<Fetcher>,
+    db: Db,
 }
 
 type Answer<T> = Result<Json<T>, (StatusCode, String)>;
@@ -53,6 +59,10 @@ pub async fn start(
         cache: view.cache.clone(),
         cache_dir: view.cache_dir.clone(),
         passthrough,
+        ceiling: view.ceiling.clone(),
+        listings: view.listings.clone(),
+        fetcher: view.fetcher.clone(),
+        db: view.db.clone(),
     });
     let app = Router::new()
         .route("/status", get(status))
@@ -123,6 +133,7 @@ impl Subject {
             socket: self.record.socket.clone(),
             layers: (0..self.guards.len()).map(|i| self.layer(i)).collect(),
             cache: Some(status::Cache::of(&self.cache, self.cache_dir.clone())),
+            memory: Some(self.memory(stats.memory_used, inodes as u64)),
             inodes: inodes as u64,
             open_files: open_files as u64,
             passthrough: self.passed(),
@@ -135,6 +146,30 @@ impl Subject {
             on: state.on,
             reason: state.reason,
             opens: state.opens,
+        }
+    }
+
+    fn memory(&self, tier: u64, inodes: u64) -> status::Memory {
+        let budget = Budget::split(self.ceiling.bytes);
+        let (resident_bytes, peak_bytes) = resident().unwrap_or_default();
+        let part = |name: &str, used_bytes, limit_bytes| status::Part {
+            name: name.to_owned(),
+            used_bytes,
+            limit_bytes,
+        };
+        status::Memory {
+            limit_bytes: self.ceiling.bytes,
+            from: self.ceiling.origin.to_string(),
+            resident_bytes,
+            peak_bytes,
+            parts: vec![
+                part("buffers", self.fetcher.buffered(), budget.buffers),
+                part("tier", tier, budget.tier),
+                part("listings", self.listings.used(), budget.listings),
+                part("merged", self.vfs.namespace().memory_used(), budget.merged),
+                part("inodes", inodes * INODE, budget.inodes),
+                part("queue", self.db.queued(), budget.queue),
+            ],
         }
     }
 

@@ -35,6 +35,9 @@ pub struct Mount {
     pub layers: Vec<Layer>,
     /// The cache it uses.
     pub cache: Option<Cache>,
+    /// What it takes of memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Memory>,
     /// Inodes that the kernel knows.
     pub inodes: u64,
     /// Open files.
@@ -54,6 +57,34 @@ pub struct Passthrough {
     pub reason: Option<String>,
     /// Opens that were passed through so far; their reads are counted nowhere.
     pub opens: u64,
+}
+
+/// What a mount's process takes of memory, in bytes.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Memory {
+    /// The ceiling.
+    pub limit_bytes: u64,
+    /// Where the ceiling comes from, for people.
+    pub from: String,
+    /// What the process has in memory now.
+    pub resident_bytes: u64,
+    /// The most that it had.
+    pub peak_bytes: u64,
+    /// What the parts take that can grow, and may take.
+    pub parts: Vec<Part>,
+}
+
+/// A part of the ceiling.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Part {
+    /// What it is for: `buffers`, `tier`, `listings`, `merged`, `inodes` or `queue`.
+    pub name: String,
+    /// What it takes.
+    pub used_bytes: u64,
+    /// What it may take.
+    pub limit_bytes: u64,
 }
 
 /// One layer of a mount.

@@ -13,6 +13,7 @@ use rustix::mount::{MountFlags, UnmountFlags};
 use tracing::{debug, info, warn};
 
 use super::Fuse;
+use crate::memory::Hierarchy;
 
 /// The file system type that our mounts have in /proc/mounts.
 pub const FS_TYPE: &str = "fuse.svol";
@@ -41,6 +42,25 @@ pub struct MountInfo {
 /// Returns the mounts that this process sees, in the order they were made.
 pub fn mounts() -> io::Result<Vec<MountInfo>> {
     Ok(parse_mountinfo(&std::fs::read("/proc/self/mountinfo")?))
+}
+
+/// Returns the hierarchies of cgroups that can limit memory, from the text of mountinfo.
+pub(crate) fn parse_cgroup_mounts(text: &[u8]) -> Vec<Hierarchy> {
+    text.split(|b| *b == b'\n')
+        .filter_map(|line| {
+            let mut fields = line.split(|b| *b == b' ').skip(3);
+            let (root, mountpoint) = (fields.next()?, fields.next()?);
+            let mut fields = fields.skip_while(|f| *f != b"-").skip(1);
+            let (fs_type, _, options) = (fields.next()?, fields.next()?, fields.next()?);
+            let memory = || options.split(|b| *b == b',').any(|o| o == b"memory");
+            let unified = fs_type == b"cgroup2";
+            (unified || (fs_type == b"cgroup" && memory())).then(|| Hierarchy {
+                root: OsString::from_vec(unescape(root)).into(),
+                mountpoint: OsString::from_vec(unescape(mountpoint)).into(),
+                unified,
+            })
+        })
+        .collect()
 }
 
 fn parse_mountinfo(text: &[u8]) -> Vec<MountInfo> {
