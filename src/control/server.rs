@@ -23,6 +23,7 @@ use crate::fetch::Fetcher;
 use crate::fuse::Passthrough;
 use crate::memory::{Budget, Ceiling, INODE, resident};
 use crate::path::RelPath;
+use crate::sandbox;
 use crate::source::guard::{Guarded, Status as Healthy};
 use crate::vfs::Vfs;
 
@@ -39,6 +40,7 @@ struct Subject {
     listings: Memory,
     fetcher: Arc<Fetcher>,
     db: Db,
+    sandbox: sandbox::Report,
 }
 
 type Answer<T> = Result<Json<T>, (StatusCode, String)>;
@@ -48,6 +50,7 @@ pub async fn start(
     record: Record,
     view: &View,
     passthrough: Arc<Passthrough>,
+    sandbox: sandbox::Report,
 ) -> std::io::Result<JoinHandle<()>> {
     let listener = tokio::net::UnixListener::bind(&record.socket)?;
     std::fs::set_permissions(&record.socket, std::fs::Permissions::from_mode(0o600))?;
@@ -63,12 +66,15 @@ pub async fn start(
         listings: view.listings.clone(),
         fetcher: view.fetcher.clone(),
         db: view.db.clone(),
+        sandbox,
     });
     let app = Router::new()
         .route("/status", get(status))
         .route("/refresh", post(refresh))
-        .route("/explain", get(explain))
-        .with_state(subject);
+        .route("/explain", get(explain));
+    #[cfg(feature = "failpoints")]
+    let app = app.route("/attempt", post(attempt));
+    let app = app.with_state(subject);
     Ok(tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, app).await {
             tracing::warn!(%error, "the control socket closed");
@@ -96,6 +102,18 @@ async fn explain(
     let path = path_of(&query)?;
     let views = subject.vfs.namespace().explain(&path).await;
     serde_json::to_value(views)
+        .map(Json)
+        .map_err(|e| (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))
+}
+
+/// Tries what the sandbox has to refuse; answers with the number of the error, or 0.
+#[cfg(feature = "failpoints")]
+async fn attempt(Query(query): Query<BTreeMap<String, String>>) -> Answer<Option<i32>> {
+    let get = |name: &str| query.get(name).cloned().unwrap_or_default();
+    let (what, path) = (get("what"), PathBuf::from(get("path")));
+    let tried = move || sandbox::trial::attempt(&what, &path);
+    tokio::task::spawn_blocking(tried)
+        .await
         .map(Json)
         .map_err(|e| (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))
 }
@@ -133,7 +151,8 @@ impl Subject {
             socket: self.record.socket.clone(),
             layers: (0..self.guards.len()).map(|i| self.layer(i)).collect(),
             cache: Some(status::Cache::of(&self.cache, self.cache_dir.clone())),
-            memory: Some(self.memory(stats.memory_used, inodes as u64)),
+            memory: Some(self.memory(self.cache.stats().memory_used, inodes as u64)),
+            sandbox: self.sandbox.clone(),
             inodes: inodes as u64,
             open_files: open_files as u64,
             passthrough: self.passed(),

@@ -38,6 +38,9 @@ pub struct Mount {
     /// What it takes of memory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<Memory>,
+    /// What its daemon has given up.
+    #[serde(default)]
+    pub sandbox: crate::sandbox::Report,
     /// Inodes that the kernel knows.
     pub inodes: u64,
     /// Open files.

@@ -8,6 +8,7 @@ pub mod disk;
 pub mod faults;
 pub mod mapping;
 pub mod mount;
+pub mod nobody;
 pub mod process;
 pub mod s3;
 pub mod scripted;
