@@ -5,7 +5,7 @@
 //! changed file is a new inode, and a new process can find what a number stands for by hashing
 //! what the catalogue knows: nothing here has to survive.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use super::file::OpenFile;
@@ -132,6 +132,8 @@ fn number(parts: &[&str]) -> Ino {
 #[derive(Debug)]
 pub(super) struct Nodes {
     nodes: Shards<Arc<Node>>,
+    /// How many there are.
+    count: AtomicUsize,
     root: Arc<Node>,
 }
 
@@ -139,6 +141,7 @@ impl Nodes {
     pub(super) fn new() -> Nodes {
         Nodes {
             nodes: Shards::new(),
+            count: AtomicUsize::new(0),
             root: Arc::new(Node {
                 ino: ROOT,
                 path: RelPath::root(),
@@ -178,6 +181,9 @@ impl Nodes {
                 // The same thing with news: a time, a validator, a layer that moved. Holders keep
                 // the old one.
                 old => {
+                    if old.is_none() {
+                        self.count.fetch_add(1, Ordering::Relaxed);
+                    }
                     let lookups = old.map_or(0, |n| n.lookups.load(Ordering::Relaxed));
                     let listed = old.map_or(0, |n| n.listed.load(Ordering::Relaxed));
                     let opened = old.map(|n| {
@@ -214,6 +220,7 @@ impl Nodes {
             node.lookups.store(left, Ordering::Relaxed);
             if left == 0 {
                 shard.remove(&ino);
+                self.count.fetch_sub(1, Ordering::Relaxed);
             }
         }
     }
@@ -224,7 +231,7 @@ impl Nodes {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.nodes.len()
+        self.count.load(Ordering::Relaxed)
     }
 }
 

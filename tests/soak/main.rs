@@ -43,8 +43,8 @@ const ALL_KINDS: Duration = Duration::from_secs(120);
 /// Within how long all has to be well after a storm: the longest pauses are half a minute.
 const RECOVERY: Duration = Duration::from_secs(120);
 
-/// A quarter of what the files hold, so that there is always something to evict.
-const CACHE: &str = "24MiB";
+/// An eighth of what the files hold, so that there is always something to evict.
+const CACHE: &str = "12MiB";
 
 /// How long a reader waits. Short, so that there are many errors.
 const TIMEOUT: &str = "1s";
