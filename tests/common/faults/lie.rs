@@ -79,7 +79,8 @@ pub enum Kind {
     Gone,
     /// Another ETag than before.
     OtherETag,
-    /// One bit of the body is another, and nothing tells it but a digest.
+    /// One bit of the body is another, and nothing tells it but a digest. (Where there is none, as
+    /// with an ETag alone, a server that lies with the right validators is believed.)
     WrongByte,
     /// A page of a listing with no bytes at all.
     EmptyBody,
