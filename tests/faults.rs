@@ -172,9 +172,16 @@ impl Lab {
     }
 
     fn mount(&self, name: &str, url: &str) -> Mount {
-        let mut args: Vec<String> = ["--timeout", TIMEOUT, "--refresh", "1s"]
-            .map(str::to_owned)
-            .to_vec();
+        let mut args: Vec<String> = [
+            "--timeout",
+            TIMEOUT,
+            "--refresh",
+            "1s",
+            "--revalidate",
+            "1s",
+        ]
+        .map(str::to_owned)
+        .to_vec();
         args.extend((self.source)(url));
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         self.place.mount_with(name, &args, |command| {
@@ -378,4 +385,25 @@ fn one_reply_that_fails_is_asked_for_again() {
     s3().check_once(ONCE);
     let nginx = TestNginx::start();
     web(&nginx).check_once(ONCE);
+}
+
+#[test]
+fn a_wrong_etag_is_not_believed_for_ever() {
+    let nginx = TestNginx::start();
+    let lab = web(&nginx);
+    let (proxy, _) = lab.proxy();
+    let mount = lab.mount("etag", &proxy.url());
+    let right = noise(1, SIZE);
+    assert_eq!(std::fs::read_dir(mount.path("d")).unwrap().count(), 2);
+    // One reply says another ETag, and whoever asks what became of the file gets no answer. Its
+    // listing, which knows no ETags, shows nothing of it.
+    proxy.once(Kind::OtherETag);
+    let opened = std::fs::File::open(mount.path("d/big")).unwrap();
+    proxy.always(Kind::Status(500, None));
+    assert!(std::fs::read(mount.path("d/big")).is_err());
+    drop(opened);
+    proxy.calm();
+    wait_until("the right ETag", || {
+        std::fs::read(mount.path("d/big")).is_ok_and(|got| got == right)
+    });
 }

@@ -251,8 +251,8 @@ impl Vfs {
         }
     }
 
-    /// Takes note of a failed read. A version that is gone from its source is asked for once, so
-    /// that the next open finds what is there now: a listing need not tell that anything changed.
+    /// Takes note of a failed read. A version that is gone from its source is asked for, so that
+    /// the next open finds what is there now: a listing need not tell that anything changed.
     async fn look_into(&self, node: &Node, error: &Error) {
         self.note_failure(node, error);
         let Error::Source(error) = error else { return };
@@ -261,7 +261,7 @@ impl Vfs {
                 error.kind(),
                 source::ErrorKind::Changed | source::ErrorKind::NotFound
             )
-            && !node.found_gone.swap(true, Ordering::Relaxed)
+            && node.may_look_into()
         {
             let asking = self.catalogue(layer).probe(path, entry);
             // What comes of it is in the catalogue, whether or not it comes in time.

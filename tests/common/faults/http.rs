@@ -146,8 +146,7 @@ impl HttpProxy {
 
     /// Returns the kinds of a list that can strike before such a server.
     pub fn fitting(server: &Server, kinds: &[Kind]) -> Vec<Kind> {
-        let classes = [Class::List, Class::Head, Class::Get];
-        let fits = |kind: &Kind| classes.iter().any(|class| kind.fits(*class, server));
+        let fits = |kind: &Kind| Class::ALL.iter().any(|class| kind.fits(*class, server));
         kinds.iter().copied().filter(fits).collect()
     }
 }
@@ -196,6 +195,13 @@ impl Shared {
                 if !turns.iter().any(fits) {
                     let mut more = kinds.clone();
                     dice.shuffle(&mut more);
+                    // What fits few requests must not wait for its turn behind what fits all.
+                    more.sort_by_key(|kind| {
+                        Class::ALL
+                            .iter()
+                            .filter(|c| kind.fits(**c, &self.server))
+                            .count()
+                    });
                     turns.extend(more.into_iter().filter(fits));
                 }
                 let next = turns.iter().position(fits);

@@ -29,6 +29,10 @@ pub(super) enum Class {
     Get,
 }
 
+impl Class {
+    pub(super) const ALL: [Class; 3] = [Class::List, Class::Head, Class::Get];
+}
+
 /// A kind of fault. Statuses are in the server's own words unless it is said otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
@@ -52,7 +56,9 @@ pub enum Kind {
     Short,
     /// A body that is longer than was asked for, and a Content-Length that agrees with the body.
     Long,
-    /// Bytes after the end of the reply that look like the next one.
+    /// Bytes after the end of the reply that look like the next one, then an orderly end. (If the
+    /// connection went on, each reply would be that to the request before; where a later reply is
+    /// as plausible, no client of HTTP/1.1 can tell.)
     Tail,
     /// The body in small pieces with pauses.
     Drip,
@@ -280,6 +286,7 @@ impl Kind {
                     bytes.len() - 1,
                     bytes.len()
                 ));
+                reply.then = Then::Close;
             }
             Kind::Drip => {
                 let piece = (reply.body.len() / 20).max(1);
