@@ -19,6 +19,7 @@ pub mod fuse;
 pub mod logging;
 pub mod namespace;
 pub mod path;
+pub mod sandbox;
 pub mod source;
 pub mod tls;
 pub mod vfs;

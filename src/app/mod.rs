@@ -17,10 +17,12 @@ use crate::source::Source;
 use crate::source::guard::{Bandwidth, GuardOptions, Guarded};
 use crate::vfs::{LayerPolicy, Owner, Vfs};
 
+mod enclose;
 mod scrub;
 mod serve;
 mod sources;
 
+pub use enclose::{Enclosed, enclose};
 pub use serve::{READY, detach, prepare, serve};
 
 /// How long a reader waits for a listing that is known to be refreshed, before it gets the one

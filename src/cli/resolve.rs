@@ -68,6 +68,9 @@ pub fn resolve_mount(
                 .switch("foreground", set(args.foreground))
                 .unwrap_or(false),
             wait: merge.switch("wait", set(args.wait)).unwrap_or(false),
+            sandbox: !merge
+                .switch("no-sandbox", set(args.no_sandbox))
+                .unwrap_or(false),
             view: view?,
             log,
         })

@@ -50,6 +50,8 @@ pub struct MountSettings {
     pub foreground: bool,
     /// Whether to wait until every layer was reached once before saying that the mount serves.
     pub wait: bool,
+    /// Whether the daemon gives up what it does not need.
+    pub sandbox: bool,
     /// Logging.
     pub log: LogSettings,
 }

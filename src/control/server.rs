@@ -20,6 +20,7 @@ use crate::app::View;
 use crate::catalogue::RefreshReport;
 use crate::entry::Timestamp;
 use crate::path::RelPath;
+use crate::sandbox;
 use crate::source::guard::{Guarded, Status as Healthy};
 use crate::vfs::Vfs;
 
@@ -31,12 +32,17 @@ struct Subject {
     guards: Vec<Guarded>,
     cache: Cache,
     cache_dir: PathBuf,
+    sandbox: sandbox::Report,
 }
 
 type Answer<T> = Result<Json<T>, (StatusCode, String)>;
 
 /// Starts answering on the record's socket, which only this user may open.
-pub async fn start(record: Record, view: &View) -> std::io::Result<JoinHandle<()>> {
+pub async fn start(
+    record: Record,
+    view: &View,
+    sandbox: sandbox::Report,
+) -> std::io::Result<JoinHandle<()>> {
     let listener = tokio::net::UnixListener::bind(&record.socket)?;
     std::fs::set_permissions(&record.socket, std::fs::Permissions::from_mode(0o600))?;
     let subject = Arc::new(Subject {
@@ -46,12 +52,15 @@ pub async fn start(record: Record, view: &View) -> std::io::Result<JoinHandle<()
         guards: view.guards.clone(),
         cache: view.cache.clone(),
         cache_dir: view.cache_dir.clone(),
+        sandbox,
     });
     let app = Router::new()
         .route("/status", get(status))
         .route("/refresh", post(refresh))
-        .route("/explain", get(explain))
-        .with_state(subject);
+        .route("/explain", get(explain));
+    #[cfg(feature = "failpoints")]
+    let app = app.route("/attempt", post(attempt));
+    let app = app.with_state(subject);
     Ok(tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, app).await {
             tracing::warn!(%error, "the control socket closed");
@@ -79,6 +88,18 @@ async fn explain(
     let path = path_of(&query)?;
     let views = subject.vfs.namespace().explain(&path).await;
     serde_json::to_value(views)
+        .map(Json)
+        .map_err(|e| (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))
+}
+
+/// Tries what the sandbox has to refuse; answers with the number of the error, or 0.
+#[cfg(feature = "failpoints")]
+async fn attempt(Query(query): Query<BTreeMap<String, String>>) -> Answer<Option<i32>> {
+    let get = |name: &str| query.get(name).cloned().unwrap_or_default();
+    let (what, path) = (get("what"), PathBuf::from(get("path")));
+    let tried = move || sandbox::trial::attempt(&what, &path);
+    tokio::task::spawn_blocking(tried)
+        .await
         .map(Json)
         .map_err(|e| (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))
 }
@@ -121,6 +142,7 @@ impl Subject {
                 limit_bytes: stats.limit,
                 used_bytes: stats.used,
             }),
+            sandbox: self.sandbox.clone(),
             inodes: inodes as u64,
             open_files: open_files as u64,
         }

@@ -35,6 +35,9 @@ pub struct Mount {
     pub layers: Vec<Layer>,
     /// The cache it uses.
     pub cache: Option<Cache>,
+    /// What its daemon has given up.
+    #[serde(default)]
+    pub sandbox: crate::sandbox::Report,
     /// Inodes that the kernel knows.
     pub inodes: u64,
     /// Open files.

@@ -25,6 +25,7 @@ use crate::vfs::{self, Attr, FOREVER, Vfs};
 mod caller;
 mod errno;
 pub mod mount;
+pub mod mounter;
 mod notify;
 mod report;
 

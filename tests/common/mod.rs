@@ -4,6 +4,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod mount;
+pub mod nobody;
 pub mod process;
 pub mod s3;
 pub mod scripted;
