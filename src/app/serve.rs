@@ -16,7 +16,7 @@ use crate::control::registry::Registration;
 use crate::control::server;
 use crate::fuse::mount;
 use crate::fuse::mounter::Mounter;
-use crate::fuse::{Fuse, Notifications};
+use crate::fuse::{Fuse, Notifications, Passthrough};
 use crate::path::RelPath;
 use crate::source::Source;
 use crate::vfs::Owner;
@@ -40,7 +40,7 @@ pub fn serve(
     let Enclosed {
         mountpoint,
         kernel,
-        mut mounter,
+        mounter,
         errand,
         report,
     } = enclosed;
@@ -63,8 +63,14 @@ pub fn serve(
         .set_listener(Arc::new(move |dir, names| {
             notifications.changed(dir, names)
         }));
-    let filesystem = Fuse::new(view.vfs.clone(), runtime.clone());
-    let session = mount::mount(filesystem, &mut mounter, errand, &kernel)
+    let mounter = Arc::new(mounter);
+    let passthrough = Arc::new(if settings.passthrough {
+        Passthrough::wanted(&view.cache_dir, mounter.clone())
+    } else {
+        Passthrough::unwanted()
+    });
+    let filesystem = Fuse::new(view.vfs.clone(), runtime.clone(), passthrough.clone());
+    let session = mount::mount(filesystem, &mounter, errand, &kernel)
         .map_err(|e| Error::System(mount_error(&mountpoint, &e)))?;
     // From here on whatever happens, the mount goes.
     let mut mounted = Mounted(&mountpoint, Some(mounter));
@@ -73,7 +79,12 @@ pub fn serve(
         .map_err(system)?;
     let registration = Registration::new(&mountpoint).map_err(system)?;
     let control = runtime
-        .block_on(server::start(registration.record().clone(), &view, report))
+        .block_on(server::start(
+            registration.record().clone(),
+            &view,
+            report,
+            passthrough,
+        ))
         .map_err(|e| Error::System(format!("control socket: {e}")))?;
     super::scrub::start(view.cache.clone(), &view.cache_dir);
     info!(mountpoint = %mountpoint.display(), "serving");
@@ -164,8 +175,8 @@ fn mount_error(mountpoint: &Path, error: &std::io::Error) -> String {
     format!("cannot mount at {at}: {}{hint}", said.trim())
 }
 
-/// Unmounts when dropped, and lets the mounter go.
-struct Mounted<'a>(&'a Path, Option<Mounter>);
+/// Unmounts when dropped.
+struct Mounted<'a>(&'a Path, Option<Arc<Mounter>>);
 
 impl Mounted<'_> {
     /// Leaves what is mounted there alone.
@@ -176,7 +187,7 @@ impl Mounted<'_> {
 
 impl Drop for Mounted<'_> {
     fn drop(&mut self) {
-        let Some(mut mounter) = self.1.take() else {
+        let Some(mounter) = self.1.take() else {
             return;
         };
         if mount::is_ours(self.0).unwrap_or(false)

@@ -64,6 +64,9 @@ pub fn resolve_mount(
                 .switch("allow-other", args.allow_other)
                 .unwrap_or(spec.allow_other),
             noexec: merge.options.noexec,
+            passthrough: merge
+                .switch("passthrough", args.passthrough)
+                .unwrap_or(true),
             foreground: merge
                 .switch("foreground", set(args.foreground))
                 .unwrap_or(false),

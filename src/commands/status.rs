@@ -91,11 +91,15 @@ fn print(status: &Status, out: &mut dyn Write) -> std::io::Result<()> {
     for mount in &status.mounts {
         writeln!(
             out,
-            "{}  volume {}, process {}, {} open files",
+            "{}  volume {}, process {}, {} open files, passthrough {}",
             mount.mountpoint.display(),
             mount.name,
             mount.pid,
-            mount.open_files
+            mount.open_files,
+            match &mount.passthrough.reason {
+                Some(why) => format!("off: {why}"),
+                None => "on".into(),
+            }
         )?;
         print_table(&mount.layers, out)?;
         for layer in &mount.layers {

@@ -19,6 +19,7 @@ use super::status;
 use crate::app::View;
 use crate::catalogue::RefreshReport;
 use crate::entry::Timestamp;
+use crate::fuse::Passthrough;
 use crate::path::RelPath;
 use crate::sandbox;
 use crate::source::guard::{Guarded, Status as Healthy};
@@ -33,6 +34,7 @@ struct Subject {
     cache: Cache,
     cache_dir: PathBuf,
     sandbox: sandbox::Report,
+    passthrough: Arc<Passthrough>,
 }
 
 type Answer<T> = Result<Json<T>, (StatusCode, String)>;
@@ -42,6 +44,7 @@ pub async fn start(
     record: Record,
     view: &View,
     sandbox: sandbox::Report,
+    passthrough: Arc<Passthrough>,
 ) -> std::io::Result<JoinHandle<()>> {
     let listener = tokio::net::UnixListener::bind(&record.socket)?;
     std::fs::set_permissions(&record.socket, std::fs::Permissions::from_mode(0o600))?;
@@ -53,6 +56,7 @@ pub async fn start(
         cache: view.cache.clone(),
         cache_dir: view.cache_dir.clone(),
         sandbox,
+        passthrough,
     });
     let app = Router::new()
         .route("/status", get(status))
@@ -145,6 +149,16 @@ impl Subject {
             sandbox: self.sandbox.clone(),
             inodes: inodes as u64,
             open_files: open_files as u64,
+            passthrough: self.passed(),
+        }
+    }
+
+    fn passed(&self) -> status::Passthrough {
+        let state = self.passthrough.state();
+        status::Passthrough {
+            on: state.on,
+            reason: state.reason,
+            opens: state.opens,
         }
     }
 

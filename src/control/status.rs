@@ -42,6 +42,21 @@ pub struct Mount {
     pub inodes: u64,
     /// Open files.
     pub open_files: u64,
+    /// Whether the kernel reads complete cached files itself.
+    #[serde(default)]
+    pub passthrough: Passthrough,
+}
+
+/// Whether the kernel reads complete cached files itself.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Passthrough {
+    /// Whether it does.
+    pub on: bool,
+    /// Why not, if it does not.
+    pub reason: Option<String>,
+    /// Opens that were passed through so far; their reads are counted nowhere.
+    pub opens: u64,
 }
 
 /// One layer of a mount.

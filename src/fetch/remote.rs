@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use svol_cache::Object;
+use svol_cache::{Object, Sealed};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, OwnedMutexGuard};
 use tokio::time::Instant;
@@ -135,10 +135,23 @@ impl Remote {
     /// Fills `buf` from `offset` on if all of it is here and verified; never waits for a source.
     /// Returns the bytes read, fewer than asked only at the end of the object.
     pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> Option<usize> {
-        if self.pin.entry.digest.is_some() && !matches!(self.digest_checked.get(), Some(Ok(()))) {
+        if !self.is_as_promised() {
             return None;
         }
         self.object.read_at(offset, buf)
+    }
+
+    /// Returns the file that holds all of it, verified; nothing while there is none.
+    pub fn sealed_file(&self) -> Option<Sealed> {
+        if !self.is_as_promised() {
+            return None;
+        }
+        self.object.sealed_file()
+    }
+
+    /// Returns whether the bytes need not be compared with a digest first.
+    fn is_as_promised(&self) -> bool {
+        self.pin.entry.digest.is_none() || matches!(self.digest_checked.get(), Some(Ok(())))
     }
 
     /// Hands `take` the bytes of `len` at `offset`, after fetching what is missing. Fewer only at

@@ -274,7 +274,7 @@ pub struct MountSettings {
 /// the agreement with the kernel, for which privileges count. After an error nothing is mounted.
 pub fn mount(
     filesystem: Fuse,
-    mounter: &mut Mounter,
+    mounter: &Mounter,
     errand: Errand,
     settings: &MountSettings,
 ) -> io::Result<BackgroundSession> {

@@ -36,6 +36,7 @@ mod xattr;
 pub use attr::{Attr, Owner};
 pub use error::{Error, Result};
 pub use node::{Ino, ROOT};
+pub use open::Backing;
 
 use file::Handle;
 use hidden::HiddenNames;

@@ -107,7 +107,7 @@ fn is_young(modified: Timestamp, headers: &HeaderMap) -> bool {
     let date = wire::text(headers, header::DATE);
     let now = date.and_then(|d| httpdate::parse_http_date(d).ok());
     let now = now.map_or_else(Timestamp::now, Timestamp::from);
-    now.seconds_since(modified) < YOUNG
+    now.seconds_since(modified).is_none_or(|age| age < YOUNG)
 }
 
 /// Returns the header that asks for the version of `validator` only, where there is one: a weak
