@@ -196,6 +196,10 @@ fn remove(shared: &Shared, disk: &Disk, candidate: &Candidate) -> io::Result<Opt
                 return Ok(None);
             }
             disk.packs.release(disk, id);
+            // What was stored in it just before that is in the index only now.
+            if is_held(disk.index.objects_of_pack(id)) {
+                return Ok(None);
+            }
             (disk.dir.pack(id), Change::DropPack { id })
         }
     };
