@@ -7,12 +7,12 @@
 //! One thread does it, when told or once a second; it also keeps the coarse clock, and the numbers
 //! of the quota, up to date.
 
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Condvar, Mutex, PoisonError, Weak};
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use crate::cache::{Disk, Shared};

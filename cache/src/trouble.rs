@@ -1,7 +1,7 @@
 //! Trouble with the disk: counted always, logged now and then, never a reader's.
 
+use crate::sync::{Mutex, PoisonError};
 use std::fmt::Display;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::stats::Counter;

@@ -1,8 +1,8 @@
 //! The one thread of a process that writes to the index.
 
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use crate::sync::Arc;
+use crate::sync::atomic::Ordering;
+use crate::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, TransactionBehavior};
@@ -12,6 +12,7 @@ use crate::clock::Clock;
 use crate::dir::Dir;
 use crate::failpoint;
 use crate::lock::{self, RangeLock};
+use crate::sync::receive_within;
 
 /// Changes in one transaction: enough to make its cost disappear in theirs.
 const BATCH: usize = 512;
@@ -136,7 +137,7 @@ impl Writer {
             loop {
                 match RangeLock::try_new(&locks, lock::SET_ASIDE)? {
                     None if Instant::now() < deadline => {
-                        std::thread::sleep(Duration::from_millis(5));
+                        crate::sync::thread::sleep(Duration::from_millis(5));
                     }
                     other => return Ok(other),
                 }
@@ -182,7 +183,7 @@ fn gather(first: Request, requests: &Receiver<Request>) -> Vec<Request> {
             requests.try_recv().ok()
         } else {
             let left = deadline.saturating_duration_since(Instant::now());
-            requests.recv_timeout(left).ok()
+            receive_within(requests, left)
         };
         let Some(next) = next else { break };
         urgent |= next.is_urgent();
