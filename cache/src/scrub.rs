@@ -1,11 +1,11 @@
 //! Going through everything: `verify`, which hashes it all again, and `gc`, which makes the index
 //! and the files agree. Both are for a user who asks; nothing at start depends on them.
 
+use crate::sync::atomic::AtomicBool;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use blake3::Hash;
