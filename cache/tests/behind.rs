@@ -81,7 +81,7 @@ fn what_the_index_does_not_know_is_evicted_too() {
     let dir = tempfile::tempdir().unwrap();
     leave_behind(dir.path());
     let limit = 4 * SIZE;
-    let cache = Cache::open(Config {
+    let _cache = Cache::open(Config {
         limit: Some(limit),
         ..config(dir.path())
     })
