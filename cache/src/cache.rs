@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use blake3::Hash;
 
 use crate::clock::Clock;
+use crate::collect;
 use crate::config::Config;
 use crate::dir::{self, Dir};
 use crate::error::Error;
@@ -308,7 +309,7 @@ impl Cache {
     /// most `target` bytes are used (None: the limit). Blocks; looks at every file.
     pub fn gc(&self, target: Option<u64>) -> Result<GcReport, Error> {
         match &self.shared().disk {
-            Some(disk) => scrub::collect(self.shared(), disk, target),
+            Some(disk) => collect::collect(self.shared(), disk, target),
             None => Ok(GcReport::default()),
         }
     }

@@ -5,7 +5,7 @@
 //! crash leaves a row that says too much, never a file that nobody counts.
 //!
 //! One thread does it, when told or once a second; it also keeps the coarse clock, and the numbers
-//! of the quota, up to date.
+//! of the quota, up to date, and sweeps (see `collect`).
 
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Condvar, Mutex, PoisonError, Weak};
@@ -16,6 +16,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::cache::{Disk, Shared};
+use crate::collect::Sweep;
 use crate::dir::{self, Kind};
 use crate::failpoint;
 use crate::index::{Candidate, Change, What};
@@ -82,6 +83,7 @@ impl Evictor {
 
     /// Evicts until stopped, or until the cache is gone.
     pub(crate) fn run(&self, cache: &Weak<Shared>) {
+        let mut sweep = Sweep::default();
         while !self.stopped.load(Ordering::Relaxed) {
             let wanted = {
                 let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -109,6 +111,8 @@ impl Evictor {
             state.rounds += 1;
             state.exhausted = (freed < excess).then(Instant::now);
             self.done.notify_all();
+            drop(state);
+            sweep.step(disk);
         }
     }
 }

@@ -21,6 +21,7 @@ mod backing;
 mod bitmap;
 mod cache;
 mod clock;
+mod collect;
 mod config;
 mod dir;
 mod error;

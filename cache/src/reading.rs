@@ -299,7 +299,7 @@ impl Inner {
         self.changed();
     }
 
-    pub(crate) fn note_trouble(&self, what: &str, error: &io::Error) {
+    pub(crate) fn note_trouble(&self, what: &'static str, error: &io::Error) {
         if let Some(disk) = self.disk() {
             disk.troubles.note(what, error);
         }
