@@ -653,6 +653,14 @@ fn a_user_without_privileges_mounts_through_fusermount3() {
     );
     let status = svol(&["status"]);
     assert!(text(&status).contains(at_text), "{}", stderr(&status));
+    let status: serde_json::Value =
+        serde_json::from_slice(&svol(&["status", "--json"]).stdout).unwrap();
+    let sandbox = &status["mounts"][0]["sandbox"];
+    assert_eq!(
+        (&sandbox["on"], &sandbox["seccomp"], &sandbox["noNewPrivs"]),
+        (&true.into(), &true.into(), &true.into()),
+        "{sandbox}"
+    );
     let others = svol(&["mount", "--allow-other", source, &format!("{at_text}/sub")]);
     assert_eq!(others.status.code(), Some(2), "{}", stderr(&others));
     let ended = svol(&["unmount", at_text]);

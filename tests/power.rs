@@ -42,9 +42,11 @@ const JOURNAL: &[&str] = &[
     "data=writeback,commit=1",
 ];
 
-/// What the account may be off before `svol cache gc`. After a power cut the last commits to the
-/// index are lost, and with them the rows of files that were being written just then.
-const SLACK: u64 = 8 << 20;
+/// What the account may be off soon after: blocks of files that are just being written.
+const SLACK: u64 = 256 << 10;
+
+/// How long it may take until all is accounted for.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long a mount after a power cut may take, on a machine that is busy with other things.
 const AT_ONCE: Duration = Duration::from_secs(20);
@@ -56,7 +58,7 @@ struct World<'a> {
     outer: &'a Path,
     compared: Compared,
     slowest: AtomicU64,
-    most_off: AtomicU64,
+    most_lost: AtomicU64,
     unclean: AtomicU64,
 }
 
@@ -83,7 +85,7 @@ fn no_byte_is_wrong_after_a_power_cut() {
         outer: outer.at(),
         compared: Compared::default(),
         slowest: Default::default(),
-        most_off: Default::default(),
+        most_lost: Default::default(),
         unclean: Default::default(),
     };
     let mut cuts = 0;
@@ -107,11 +109,11 @@ fn no_byte_is_wrong_after_a_power_cut() {
         }
     }
     println!(
-        "power: {lives} disks, {cuts} power cuts; {} MiB compared, 0 wrong; {} reads not to be had offline; slowest mount {} ms; the account at most {} KiB off before gc; {} disks held bytes that verify dropped",
+        "power: {lives} disks, {cuts} power cuts; {} MiB compared, 0 wrong; {} reads not to be had offline; slowest mount {} ms; at most {} KiB not accounted for at first, then all; {} disks held bytes that verify dropped",
         world.compared.bytes.load(Ordering::Relaxed) >> 20,
         world.compared.errors.load(Ordering::Relaxed),
         world.slowest.load(Ordering::Relaxed),
-        world.most_off.load(Ordering::Relaxed) >> 10,
+        world.most_lost.load(Ordering::Relaxed) >> 10,
         world.unclean.load(Ordering::Relaxed),
     );
     assert!(cuts > 0 && world.compared.bytes.load(Ordering::Relaxed) > 1 << 20);
@@ -185,36 +187,47 @@ impl World<'_> {
         assert!(took < AT_ONCE, "{took:?}\n{}", mount.log());
         self.slowest
             .fetch_max(took.as_millis() as u64, Ordering::Relaxed);
-        self.compared.what_there_is(&mount, self.files);
-        drop(mount);
-        self.store.resume();
-
         let cached = CacheCommand {
             place: self.place,
             dir: &cache,
             limit,
         };
-        // Bytes that never came to the disk may have left their hashes there.
+        let lost = cached.used().abs_diff(disk_usage(&cache));
+        self.most_lost.fetch_max(lost, Ordering::Relaxed);
+        self.compared.what_there_is(&mount, self.files);
+        drop(mount);
+        self.store.resume();
+
+        // Bytes that never came to the disk may have left their hashes there. (What the index does
+        // not know yet is not verified either.)
         let (clean, first) = cached.verify();
         self.unclean.fetch_add(u64::from(!clean), Ordering::Relaxed);
-        let (clean, said) = cached.verify();
-        assert!(clean, "not clean after it was cleaned: {said}");
 
         let mut mount = self.mount("a", &cache, limit);
         self.compared.all(&mount, self.files);
+        // The index lacks its last commits. Nobody asks for it, and soon all is accounted for.
+        let in_use = Instant::now();
+        loop {
+            let (used, on_disk) = (cached.used(), disk_usage(&cache));
+            if used.abs_diff(on_disk) <= SLACK {
+                break;
+            }
+            assert!(
+                in_use.elapsed() < PATIENCE,
+                "the cache says {used}, the disk {on_disk}\n{}",
+                mount.log()
+            );
+            std::thread::sleep(Duration::from_millis(100));
+        }
         mount.signal(rustix::process::Signal::TERM);
         drop(mount);
         let (clean, said) = cached.verify();
         assert!(clean, "{said}");
-        let (used, on_disk) = (cached.used(), disk_usage(&cache));
-        let off = used.abs_diff(on_disk);
-        self.most_off.fetch_max(off, Ordering::Relaxed);
-        assert!(off <= SLACK, "the cache says {used}, the disk {on_disk}");
         cached.gc();
         let (used, on_disk) = (cached.used(), disk_usage(&cache));
         assert_eq!(used, on_disk, "after gc");
         println!(
-            "{}: journal replayed in {replayed:?}, mounted in {took:?}, {off} bytes off; {}",
+            "{}: journal replayed in {replayed:?}, mounted in {took:?}, {lost} bytes not accounted for at first; {}",
             image.file_name().unwrap().to_string_lossy(),
             first.lines().next().unwrap_or_default()
         );

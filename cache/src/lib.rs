@@ -21,6 +21,7 @@ mod backing;
 mod bitmap;
 mod cache;
 mod clock;
+mod collect;
 mod config;
 mod dir;
 mod error;
@@ -44,6 +45,7 @@ mod scrub;
 mod seal;
 mod sidecar;
 mod stats;
+mod sync;
 mod trouble;
 
 pub use blake3::Hash;

@@ -11,7 +11,7 @@ use crate::config::{self, SecretRef};
 use crate::control::registry;
 use crate::fuse::mount::MountSettings as KernelSettings;
 use crate::fuse::mounter::Mounter;
-use crate::sandbox::{self, Needs, Report};
+use crate::sandbox::{self, Errand, Needs, Report};
 use crate::source::s3;
 
 /// Directories of which root is given a file alone, never all: they hold others' secrets.
@@ -24,12 +24,16 @@ pub struct Enclosed {
     pub(super) mountpoint: PathBuf,
     pub(super) kernel: KernelSettings,
     pub(super) mounter: Mounter,
+    pub(super) errand: Errand,
     pub(super) report: Report,
 }
 
-/// Checks the settings, starts the mounter and enters the sandbox. Must be called while the process
-/// has one thread, since the others would stay outside.
-pub fn enclose(settings: &MountSettings) -> Result<Enclosed, Error> {
+/// Checks the settings, starts the mounter, enters the sandbox, and there calls `serve` on a thread
+/// of its own. Must be called while the process has one thread, since others would stay outside.
+pub fn enclose<T: Send>(
+    settings: &MountSettings,
+    serve: impl FnOnce(Enclosed) -> T + Send,
+) -> Result<T, Error> {
     let mountpoint = prepare(settings)?;
     let kernel = KernelSettings {
         name: format!("svol:{}", settings.view.volume.metadata.name),
@@ -38,16 +42,20 @@ pub fn enclose(settings: &MountSettings) -> Result<Enclosed, Error> {
     };
     let mounter = Mounter::start(&mountpoint, &kernel)
         .map_err(|e| Error::System(format!("cannot start the process that mounts: {e}")))?;
-    let report = match settings.sandbox {
+    let inside = match settings.sandbox {
         true => sandbox::enter(&needs(settings)?),
-        false => sandbox::off(),
+        false => sandbox::stay_out(),
     };
-    Ok(Enclosed {
-        mountpoint,
-        kernel,
-        mounter,
-        report,
-    })
+    let ended = inside.settle(|report, errand| {
+        serve(Enclosed {
+            mountpoint,
+            kernel,
+            mounter,
+            errand,
+            report,
+        })
+    });
+    ended.map_err(|e| Error::System(e.to_string()))
 }
 
 /// Returns what a mount needs of the file system. Makes the directories that it writes into, since

@@ -41,7 +41,8 @@ pub fn serve(
     let Enclosed {
         mountpoint,
         kernel,
-        mut mounter,
+        mounter,
+        errand,
         report,
     } = enclosed;
     let system = |e: std::io::Error| Error::System(e.to_string());
@@ -63,15 +64,16 @@ pub fn serve(
         .set_listener(Arc::new(move |dir, names| {
             notifications.changed(dir, names)
         }));
+    let mounter = Arc::new(mounter);
     let passthrough = Arc::new(if settings.passthrough {
-        Passthrough::wanted(&view.cache_dir)
+        Passthrough::wanted(&view.cache_dir, mounter.clone())
     } else {
         Passthrough::unwanted()
     });
     let requests = Budget::split(view.ceiling.bytes).request_count();
     let filesystem =
         Fuse::new(view.vfs.clone(), runtime.clone(), passthrough.clone()).with_requests(requests);
-    let session = mount::mount(filesystem, &mut mounter, &kernel)
+    let session = mount::mount(filesystem, &mounter, errand, &kernel)
         .map_err(|e| Error::System(mount_error(&mountpoint, &e)))?;
     // From here on whatever happens, the mount goes.
     let mut mounted = Mounted(&mountpoint, Some(mounter));
@@ -83,8 +85,8 @@ pub fn serve(
         .block_on(server::start(
             registration.record().clone(),
             &view,
-            passthrough,
             report,
+            passthrough,
         ))
         .map_err(|e| Error::System(format!("control socket: {e}")))?;
     super::scrub::start(view.cache.clone(), &view.cache_dir);
@@ -182,8 +184,8 @@ fn mount_error(mountpoint: &Path, error: &std::io::Error) -> String {
     format!("cannot mount at {at}: {}{hint}", said.trim())
 }
 
-/// Unmounts when dropped, and lets the mounter go.
-struct Mounted<'a>(&'a Path, Option<Mounter>);
+/// Unmounts when dropped.
+struct Mounted<'a>(&'a Path, Option<Arc<Mounter>>);
 
 impl Mounted<'_> {
     /// Leaves what is mounted there alone.
@@ -194,7 +196,7 @@ impl Mounted<'_> {
 
 impl Drop for Mounted<'_> {
     fn drop(&mut self) {
-        let Some(mut mounter) = self.1.take() else {
+        let Some(mounter) = self.1.take() else {
             return;
         };
         if mount::is_ours(self.0).unwrap_or(false)

@@ -138,15 +138,20 @@ fn print(status: &Status, out: &mut dyn Write) -> std::io::Result<()> {
         )?;
     }
     for mount in &status.mounts {
-        if let Some(cache) = &mount.cache
-            && let Some(last) = &cache.last_trouble
-        {
+        let Some(cache) = &mount.cache else { continue };
+        let at = mount.mountpoint.display();
+        if let Some(last) = &cache.last_trouble {
+            let times = cache.troubles;
             writeln!(
                 out,
-                "  ! {}: {} times its disk failed it, last {last}; {} not kept",
-                mount.mountpoint.display(),
-                cache.troubles,
-                size(cache.unkept_bytes)
+                "  ! {at}: its disk failed it {times} times, last {last}"
+            )?;
+        }
+        if cache.unkept_bytes > 0 {
+            let unkept = size(cache.unkept_bytes);
+            writeln!(
+                out,
+                "  {at}: {unkept} served but not kept, for want of room or a disk"
             )?;
         }
     }

@@ -35,12 +35,12 @@ struct Subject {
     guards: Vec<Guarded>,
     cache: Cache,
     cache_dir: PathBuf,
+    sandbox: sandbox::Report,
     passthrough: Arc<Passthrough>,
     ceiling: Ceiling,
     listings: Memory,
     fetcher: Arc<Fetcher>,
     db: Db,
-    sandbox: sandbox::Report,
 }
 
 type Answer<T> = Result<Json<T>, (StatusCode, String)>;
@@ -49,8 +49,8 @@ type Answer<T> = Result<Json<T>, (StatusCode, String)>;
 pub async fn start(
     record: Record,
     view: &View,
-    passthrough: Arc<Passthrough>,
     sandbox: sandbox::Report,
+    passthrough: Arc<Passthrough>,
 ) -> std::io::Result<JoinHandle<()>> {
     let listener = tokio::net::UnixListener::bind(&record.socket)?;
     std::fs::set_permissions(&record.socket, std::fs::Permissions::from_mode(0o600))?;
@@ -61,12 +61,12 @@ pub async fn start(
         guards: view.guards.clone(),
         cache: view.cache.clone(),
         cache_dir: view.cache_dir.clone(),
+        sandbox,
         passthrough,
         ceiling: view.ceiling.clone(),
         listings: view.listings.clone(),
         fetcher: view.fetcher.clone(),
         db: view.db.clone(),
-        sandbox,
     });
     let app = Router::new()
         .route("/status", get(status))

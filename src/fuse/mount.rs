@@ -15,6 +15,7 @@ use tracing::{debug, info};
 use super::Fuse;
 use super::mounter::Mounter;
 use crate::memory::Hierarchy;
+use crate::sandbox::Errand;
 
 /// The file system type that our mounts have in /proc/mounts.
 pub const FS_TYPE: &str = "fuse.svol";
@@ -289,11 +290,12 @@ pub struct MountSettings {
     pub noexec: bool,
 }
 
-/// Mounts `filesystem` through `mounter` and starts serving it, on threads of its own. After an
-/// error nothing is mounted.
+/// Mounts `filesystem` through `mounter` and starts serving it, on threads of its own; `errand` is
+/// the agreement with the kernel, for which privileges count. After an error nothing is mounted.
 pub fn mount(
     filesystem: Fuse,
-    mounter: &mut Mounter,
+    mounter: &Mounter,
+    errand: Errand,
     settings: &MountSettings,
 ) -> io::Result<BackgroundSession> {
     let mut config = Config::default();
@@ -305,7 +307,9 @@ pub fn mount(
     config.n_threads = Some(THREADS);
     let acl = config.acl;
     let device = mounter.mount()?;
-    let session = Session::from_fd(filesystem, device, acl, config).and_then(Session::spawn);
+    let session = errand
+        .run(move || Session::from_fd(filesystem, device, acl, config))
+        .and_then(Session::spawn);
     if session.is_err() {
         let _ = mounter.end();
     } else if let Err(error) = mounter.raise_read_ahead() {

@@ -1,23 +1,25 @@
-//! The mounter: a process beside the daemon that mounts and unmounts for it.
+//! The mounter: a process beside the daemon that does for it what takes a privilege.
 //!
 //! The daemon gives up the right to mount, and the right to run fusermount3, before it reads a byte
-//! of a source; but it has to unmount at its end. So a second process of this program is started
-//! first. It knows one mount point and what is to be mounted there, told once at its start, does
-//! one of three things when it is told a byte, and ends with the daemon. It has no secrets: its
-//! environment is `PATH` alone.
+//! of a source; but it has to unmount at its end, and to tell the kernel which file to read itself.
+//! So a second process of this program is started first. It knows one mount point and what is to be
+//! mounted there, told once at its start, then obeys five orders, and ends with the daemon. It has
+//! no secrets: its environment is `PATH` alone. It keeps no file of the mount open, so that the
+//! daemon's death is the mount's at once.
 
-use std::io::{self, BufRead, BufReader, IoSlice, IoSliceMut, Read, Write};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
 };
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::mount::{self, MountSettings};
@@ -25,37 +27,59 @@ use super::mount::{self, MountSettings};
 /// Set for the process that is the mounter; its standard input is the socket to the daemon.
 const ROLE: &str = "SVOL_MOUNTER";
 
-/// What the mounter is told first.
+/// The longest message, in bytes: two paths of the longest kind and what is around them.
+const MESSAGE: usize = 32 * 1024;
+
+/// The most open files that go with a message.
+const FILES: usize = 2;
+
+/// What the mounter is told.
 #[derive(Serialize, Deserialize)]
-struct Orders {
-    mountpoint: PathBuf,
-    settings: MountSettings,
+enum Order {
+    /// Comes first, and once.
+    Begin {
+        mountpoint: PathBuf,
+        settings: MountSettings,
+    },
+    Mount,
+    RaiseReadAhead,
+    /// With the mount's device and the file.
+    OpenBacking,
+    /// With the mount's device.
+    CloseBacking(u32),
+    End,
 }
 
-/// What it is told after that.
-const MOUNT: u8 = b'm';
-const READ_AHEAD: u8 = b'r';
-const END: u8 = b'e';
-
-/// What it answers: nothing for success.
+/// What it answers.
 #[derive(Default, Serialize, Deserialize)]
 struct Answer {
+    /// The number of the system's error, if it was one.
     errno: Option<i32>,
+    /// What any other error said.
     said: Option<String>,
+    /// What the kernel calls a file that it was told of.
+    backing: Option<u32>,
 }
 
 /// The daemon's end of a mounter. The process ends when this is dropped, or when the daemon dies;
 /// a mount that was not ended stays.
 #[derive(Debug)]
 pub struct Mounter {
-    socket: UnixStream,
+    /// One order at a time.
+    socket: Mutex<OwnedFd>,
+    device: OnceLock<OwnedFd>,
     child: Child,
 }
 
 impl Mounter {
     /// Starts a mounter for `mountpoint`, which is absolute.
     pub fn start(mountpoint: &Path, settings: &MountSettings) -> io::Result<Mounter> {
-        let (mut socket, theirs) = UnixStream::pair()?;
+        let (ours, theirs) = rustix::net::socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )?;
         let child = Command::new(std::env::current_exe()?)
             .arg0("svol-mounter")
             .arg(mountpoint)
@@ -63,68 +87,85 @@ impl Mounter {
             .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
             .env(ROLE, "1")
             .current_dir("/")
-            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()?;
-        let mut orders = serde_json::to_vec(&Orders {
+        let begin = Order::Begin {
             mountpoint: mountpoint.to_owned(),
             settings: settings.clone(),
-        })?;
-        orders.push(b'\n');
-        socket.write_all(&orders)?;
-        Ok(Mounter { socket, child })
+        };
+        send(&ours, &begin, &[])?;
+        Ok(Mounter {
+            socket: Mutex::new(ours),
+            device: OnceLock::new(),
+            child,
+        })
     }
 
     /// Mounts, and returns the open /dev/fuse of the mount.
-    pub fn mount(&mut self) -> io::Result<OwnedFd> {
-        let (answer, device) = self.ask(MOUNT)?;
-        answer.result()?;
-        device.ok_or_else(|| io::Error::other("mounted, but without a device"))
+    pub fn mount(&self) -> io::Result<OwnedFd> {
+        let (_, device) = self.ask(&Order::Mount, &[])?;
+        let device = device.ok_or_else(|| io::Error::other("mounted, but without a device"))?;
+        let _ = self.device.set(device.try_clone()?);
+        Ok(device)
     }
 
     /// Raises the kernel's read-ahead for the mount, where that is allowed. The session must have
     /// begun, since its beginning sets it too.
-    pub fn raise_read_ahead(&mut self) -> io::Result<()> {
-        self.ask(READ_AHEAD)?.0.result()
+    pub fn raise_read_ahead(&self) -> io::Result<()> {
+        self.ask(&Order::RaiseReadAhead, &[]).map(drop)
+    }
+
+    /// Tells the kernel of a file that it may read itself; returns what it calls it.
+    pub fn open_backing(&self, file: BorrowedFd<'_>) -> io::Result<u32> {
+        let (answer, _) = self.ask(&Order::OpenBacking, &[self.device()?, file])?;
+        let none = || io::Error::other("the file was made known, but has no number");
+        answer.backing.ok_or_else(none)
+    }
+
+    /// Tells the kernel that no further open is for this file.
+    pub fn close_backing(&self, id: u32) -> io::Result<()> {
+        self.ask(&Order::CloseBacking(id), &[self.device()?])
+            .map(drop)
     }
 
     /// Unmounts what was mounted: politely, then lazily.
-    pub fn end(&mut self) -> io::Result<()> {
-        self.ask(END)?.0.result()
+    pub fn end(&self) -> io::Result<()> {
+        self.ask(&Order::End, &[]).map(drop)
     }
 
-    fn ask(&mut self, what: u8) -> io::Result<(Answer, Option<OwnedFd>)> {
-        self.socket.write_all(&[what])?;
-        receive(&self.socket)
+    fn device(&self) -> io::Result<BorrowedFd<'_>> {
+        let device = self.device.get();
+        Ok(device.ok_or(io::ErrorKind::NotConnected)?.as_fd())
+    }
+
+    fn ask(
+        &self,
+        order: &Order,
+        files: &[BorrowedFd<'_>],
+    ) -> io::Result<(Answer, Option<OwnedFd>)> {
+        let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        send(&*socket, order, files)?;
+        let gone = || io::Error::other("the process that mounts has ended");
+        let (answer, mut with) = receive::<Answer>(&*socket)?.ok_or_else(gone)?;
+        match (answer.errno, &answer.said) {
+            (Some(errno), _) => Err(io::Error::from_raw_os_error(errno)),
+            (None, Some(said)) => Err(io::Error::other(said.clone())),
+            (None, None) => Ok((answer, with.pop())),
+        }
     }
 }
 
 impl Drop for Mounter {
     fn drop(&mut self) {
-        // It ends at the end of what it is told.
-        let _ = self.socket.shutdown(std::net::Shutdown::Both);
+        // It ends when there is nobody left to tell it anything.
+        let socket = self
+            .socket
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Both);
         let _ = self.child.wait();
-    }
-}
-
-impl Answer {
-    fn of(result: &io::Result<()>) -> Answer {
-        match result {
-            Ok(()) => Answer::default(),
-            Err(error) => Answer {
-                errno: error.raw_os_error(),
-                said: Some(error.to_string()),
-            },
-        }
-    }
-
-    fn result(self) -> io::Result<()> {
-        match (self.errno, self.said) {
-            (Some(errno), _) => Err(io::Error::from_raw_os_error(errno)),
-            (None, Some(said)) => Err(io::Error::other(said)),
-            (None, None) => Ok(()),
-        }
     }
 }
 
@@ -141,84 +182,98 @@ pub fn run() -> io::Result<()> {
         // SAFETY: no handler is installed, the signal is only ignored.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
-    let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
-    let mut told = BufReader::new(socket.try_clone()?);
-    let mut orders = String::new();
-    told.read_line(&mut orders)?;
-    let Orders {
-        mountpoint,
-        settings,
-    } = serde_json::from_str(&orders)?;
-    let mut what = [0];
-    while told.read(&mut what)? == 1 {
+    let socket = io::stdin().as_fd().try_clone_to_owned()?;
+    let Some((
+        Order::Begin {
+            mountpoint,
+            settings,
+        },
+        _,
+    )) = receive(&socket)?
+    else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    while let Some((order, with)) = receive::<Order>(&socket)? {
+        let mut answer = Answer::default();
         let mut device = None;
-        let done = match what[0] {
-            MOUNT => mount::mount_device(&mountpoint, &settings).map(|fd| device = Some(fd)),
-            READ_AHEAD => mount::set_read_ahead(&mountpoint),
-            END => mount::end(&mountpoint),
+        let done = match (order, with.as_slice()) {
+            (Order::Mount, []) => {
+                mount::mount_device(&mountpoint, &settings).map(|fd| device = Some(fd))
+            }
+            (Order::RaiseReadAhead, []) => mount::set_read_ahead(&mountpoint),
+            (Order::OpenBacking, [device, file]) => {
+                fuser::BackingId::create_raw(device, file).map(|id| answer.backing = Some(id))
+            }
+            (Order::CloseBacking(id), [device]) => close_backing(device, id),
+            (Order::End, []) => mount::end(&mountpoint),
             _ => Err(io::ErrorKind::InvalidInput.into()),
         };
-        send(&socket, &Answer::of(&done), device.as_ref())?;
+        if let Err(error) = done {
+            answer.errno = error.raw_os_error();
+            answer.said = Some(error.to_string());
+        }
+        // Before the answer: the daemon may be gone once it has it.
+        drop(with);
+        let files: Vec<BorrowedFd<'_>> = device.iter().map(AsFd::as_fd).collect();
+        send(&socket, &answer, &files)?;
     }
     Ok(())
 }
 
-/// Sends an answer as a line, with an open file where there is one.
-fn send(socket: &UnixStream, answer: &Answer, file: Option<&OwnedFd>) -> io::Result<()> {
-    let mut line = serde_json::to_vec(answer)?;
-    line.push(b'\n');
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+/// FUSE_DEV_IOC_BACKING_CLOSE, which fuser has for itself alone.
+fn close_backing(device: &OwnedFd, id: u32) -> io::Result<()> {
+    const CLOSE: libc::Ioctl = libc::_IOW::<u32>(229, 2);
+    // SAFETY: the call reads one number.
+    match unsafe { libc::ioctl(device.as_raw_fd(), CLOSE, &id) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// Sends a message, with open files where there are some.
+fn send(socket: impl AsFd, message: &impl Serialize, files: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let text = serde_json::to_vec(message)?;
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES))];
     let mut extra = SendAncillaryBuffer::new(&mut space);
-    let files = file.map(|f| [f.as_fd()]);
-    if let Some(files) = &files {
+    if !files.is_empty() {
         extra.push(SendAncillaryMessage::ScmRights(files));
     }
-    let sent = rustix::net::sendmsg(
-        socket,
-        &[IoSlice::new(&line)],
-        &mut extra,
-        SendFlags::NOSIGNAL,
-    )?;
-    // The rest of a long one; the open file went with the first byte.
-    (&*socket).write_all(&line[sent..])
-}
-
-/// Receives what [`send`], or fusermount3 with one byte, sent.
-fn receive_some(socket: &UnixStream, into: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut extra = RecvAncillaryBuffer::new(&mut space);
-    let got = rustix::io::retry_on_intr(|| {
-        rustix::net::recvmsg(
-            socket,
-            &mut [IoSliceMut::new(into)],
-            &mut extra,
-            RecvFlags::CMSG_CLOEXEC,
-        )
+    let text = [IoSlice::new(&text)];
+    rustix::io::retry_on_intr(|| {
+        rustix::net::sendmsg(&socket, &text, &mut extra, SendFlags::NOSIGNAL)
     })?;
-    let file = extra.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut files) => files.next(),
-        _ => None,
-    });
-    Ok((got.bytes, file))
+    Ok(())
 }
 
-fn receive(socket: &UnixStream) -> io::Result<(Answer, Option<OwnedFd>)> {
-    let (mut line, mut file) = (Vec::new(), None);
-    while !line.ends_with(b"\n") {
-        let mut piece = [0; 4096];
-        let (got, with) = receive_some(socket, &mut piece)?;
-        if got == 0 {
-            return Err(io::Error::other("the process that mounts has ended"));
-        }
-        line.extend_from_slice(&piece[..got]);
-        file = file.or(with);
+/// Receives what [`send`] sent; nothing at the other side's end.
+fn receive<T: DeserializeOwned>(socket: impl AsFd) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+    let mut text = vec![0; MESSAGE];
+    let (length, files) = receive_raw(socket, &mut text)?;
+    if length == 0 {
+        return Ok(None);
     }
-    Ok((serde_json::from_slice(&line)?, file))
+    Ok(Some((serde_json::from_slice(&text[..length])?, files)))
+}
+
+fn receive_raw(socket: impl AsFd, into: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES))];
+    let mut extra = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::CMSG_CLOEXEC;
+    let got = rustix::io::retry_on_intr(|| {
+        rustix::net::recvmsg(&socket, &mut [IoSliceMut::new(into)], &mut extra, flags)
+    })?;
+    let mut files = Vec::new();
+    for message in extra.drain() {
+        if let RecvAncillaryMessage::ScmRights(more) = message {
+            files.extend(more);
+        }
+    }
+    Ok((got.bytes, files))
 }
 
 /// Mounts through fusermount3, for users without the privilege; returns the open /dev/fuse.
 pub(super) fn through_fusermount(mountpoint: &Path, options: &str) -> io::Result<OwnedFd> {
-    let (ours, theirs) = UnixStream::pair()?;
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
     // It answers on the file that this variable has the number of: its standard input.
     let output = Command::new("fusermount3")
         .args(["-o", options, "--"])
@@ -231,6 +286,7 @@ pub(super) fn through_fusermount(mountpoint: &Path, options: &str) -> io::Result
         let said = String::from_utf8_lossy(&output.stderr);
         return Err(io::Error::other(said.trim().to_owned()));
     }
-    let (_, device) = receive_some(&ours, &mut [0])?;
-    device.ok_or_else(|| io::Error::other("fusermount3 mounted, but gave no device"))
+    let (_, mut device) = receive_raw(&ours, &mut [0])?;
+    let none = || io::Error::other("fusermount3 mounted, but gave no device");
+    device.pop().ok_or_else(none)
 }

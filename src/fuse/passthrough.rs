@@ -7,14 +7,15 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use fuser::{BackingId, FileHandle, FopenFlags, InitFlags, KernelConfig, ReplyOpen};
+use fuser::{FileHandle, FopenFlags, InitFlags, KernelConfig, ReplyOpen};
 use tracing::{debug, info};
 
+use super::mounter::Mounter;
 use crate::vfs::{Backing, Vfs};
 
 /// Locks, so that kernel threads rarely meet at one.
@@ -28,6 +29,8 @@ const OVERLAYFS: u64 = 0x794c_7630;
 pub struct Passthrough {
     /// How many filesystems may be stacked below the files; 0 where it was not asked for.
     depth: u32,
+    /// Who makes files known to the kernel, for which it takes a privilege.
+    mounter: Option<Arc<Mounter>>,
     on: AtomicBool,
     /// Why it is off.
     reason: Mutex<String>,
@@ -39,7 +42,21 @@ pub struct Passthrough {
 #[derive(Debug)]
 struct Open {
     count: u64,
-    backing: Option<Arc<BackingId>>,
+    backing: Option<Arc<Registered>>,
+}
+
+/// A file that the kernel knows, until this is dropped.
+#[derive(Debug)]
+struct Registered {
+    id: u32,
+    mounter: Arc<Mounter>,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        // It fails where the mount is gone, and with it what the kernel knew.
+        let _ = self.mounter.close_backing(self.id);
+    }
 }
 
 /// Whether files are passed through, for the status.
@@ -54,22 +71,27 @@ pub struct State {
 }
 
 impl Passthrough {
-    /// Asks for it, for cached files below `dir`.
-    pub fn wanted(dir: &Path) -> Passthrough {
+    /// Asks for it, for cached files below `dir`; `mounter` is the mount's.
+    pub fn wanted(dir: &Path, mounter: Arc<Mounter>) -> Passthrough {
         // A file of an overlay is a stack of two. Asking for two where one is enough would keep
         // others from laying an overlay over the mount, as container runtimes do.
         let stacked = rustix::fs::statfs(dir).is_ok_and(|s| s.f_type as u64 == OVERLAYFS);
-        Passthrough::new(if stacked { 2 } else { 1 }, "not mounted yet")
+        Passthrough::new(
+            if stacked { 2 } else { 1 },
+            Some(mounter),
+            "not mounted yet",
+        )
     }
 
     /// Does without it.
     pub fn unwanted() -> Passthrough {
-        Passthrough::new(0, "turned off")
+        Passthrough::new(0, None, "turned off")
     }
 
-    fn new(depth: u32, reason: &str) -> Passthrough {
+    fn new(depth: u32, mounter: Option<Arc<Mounter>>, reason: &str) -> Passthrough {
         Passthrough {
             depth,
+            mounter,
             on: AtomicBool::new(false),
             reason: Mutex::new(reason.into()),
             opens: AtomicU64::new(0),
@@ -111,24 +133,22 @@ impl Passthrough {
         reply: ReplyOpen,
         how: FopenFlags,
     ) {
-        match self.choose(vfs, ino, handle, &reply) {
+        match self.choose(vfs, ino, handle) {
             Some(backing) => {
                 self.opens.fetch_add(1, Ordering::Relaxed);
                 // The kernel's own pages of this inode are not used: there is none to keep.
                 let how = how & !FopenFlags::FOPEN_KEEP_CACHE;
-                reply.opened_passthrough(FileHandle(handle), how, &backing);
+                // SAFETY: the id is the kernel's, of a file that stays known for longer than this.
+                let id = unsafe { reply.wrap_backing(backing.id) };
+                reply.opened_passthrough(FileHandle(handle), how, &id);
+                // Dropped, it would be closed.
+                let _ = id.into_raw();
             }
             None => reply.opened(FileHandle(handle), how),
         }
     }
 
-    fn choose(
-        &self,
-        vfs: &Vfs,
-        ino: u64,
-        handle: u64,
-        reply: &ReplyOpen,
-    ) -> Option<Arc<BackingId>> {
+    fn choose(&self, vfs: &Vfs, ino: u64, handle: u64) -> Option<Arc<Registered>> {
         if self.depth == 0 {
             return None;
         }
@@ -142,7 +162,7 @@ impl Passthrough {
             Backing::File(file) if self.on.load(Ordering::Relaxed) => Some(file),
             Backing::File(_) | Backing::NotYet => None,
         };
-        let backing = file.and_then(|file| self.register(reply, file.as_fd()));
+        let backing = file.and_then(|file| self.register(file.as_fd()));
         let mut inodes = self.inodes(ino);
         // Another open may have been faster: then its choice holds.
         let open = inodes.entry(ino).or_insert_with(|| Open {
@@ -157,9 +177,10 @@ impl Passthrough {
 
     /// Makes a file known to the kernel, which from then on holds it open, and with it the lock
     /// that keeps it from being evicted.
-    fn register(&self, reply: &ReplyOpen, file: impl AsFd) -> Option<Arc<BackingId>> {
-        match reply.open_backing(file) {
-            Ok(backing) => Some(Arc::new(backing)),
+    fn register(&self, file: BorrowedFd<'_>) -> Option<Arc<Registered>> {
+        let mounter = self.mounter.clone()?;
+        match mounter.open_backing(file) {
+            Ok(id) => Some(Arc::new(Registered { id, mounter })),
             Err(error) => {
                 self.refused(&error);
                 None

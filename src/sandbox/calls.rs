@@ -82,7 +82,6 @@ const REFUSED: &[i64] = &[
     libc::SYS_setfsuid,
     libc::SYS_setfsgid,
     libc::SYS_setgroups,
-    libc::SYS_capset,
 ];
 
 /// The same, of calls that only one architecture has.

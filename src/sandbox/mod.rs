@@ -7,11 +7,16 @@
 //! with keys in it.
 //!
 //! [`enter`] covers the calling thread and all that it starts: it is called while there is no other.
+//! One privilege is needed once more, when the kernel and we agree on how the mount works; it stays
+//! with a thread that does only that ([`Inside::settle`]).
 //! What a kernel does not have is left out, said in the log and in the status.
 
+use std::io;
 use std::path::PathBuf;
+use std::sync::mpsc;
 
 use rustix::process::DumpableBehavior;
+use rustix::thread::CapabilitySet;
 use serde::{Deserialize, Serialize};
 use tracing::{debug, warn};
 
@@ -51,16 +56,17 @@ pub struct Report {
     pub dumpable: bool,
 }
 
-/// Gives up all that is not needed, for this thread and those that it starts, for good.
+/// Gives up all that is not needed, for this thread and those that it starts, for good; all but
+/// what [`Inside::settle`] and [`Errand::run`] say.
 ///
 /// A part that cannot be had is no error: a kernel without it is not a reason not to serve.
-pub fn enter(needs: &Needs) -> Report {
+pub fn enter(needs: &Needs) -> Inside {
     let failed = |what: &str, error: String| warn!(what, error, "not confined in this respect");
     let dumpable = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
-    let capabilities = privileges::drop_all_but(&privileges::kept(needs)).unwrap_or_else(|error| {
+    let keep = privileges::kept(needs);
+    if let Err(error) = privileges::drop_all_but(keep | privileges::KEEP_TO_BEGIN) {
         failed("capabilities", error.to_string());
-        privileges::names()
-    });
+    }
     let no_new_privs = rustix::thread::set_no_new_privs(true);
     let landlock = files::confine(needs).unwrap_or_else(|error| {
         failed("files (Landlock)", error.to_string());
@@ -70,23 +76,80 @@ pub fn enter(needs: &Needs) -> Report {
         failed("system calls (seccomp)", error);
         false
     });
-    let report = Report {
-        on: true,
-        landlock,
-        seccomp,
-        capabilities,
-        no_new_privs: no_new_privs.is_ok(),
-        dumpable: dumpable.is_err(),
-    };
-    debug!(?report, "confined");
-    report
+    Inside {
+        keep: Some(keep),
+        report: Report {
+            on: true,
+            landlock,
+            seccomp,
+            capabilities: Vec::new(),
+            no_new_privs: no_new_privs.is_ok(),
+            dumpable: dumpable.is_err(),
+        },
+    }
 }
 
-/// Returns what is so without a sandbox.
-pub fn off() -> Report {
-    Report {
-        capabilities: privileges::names(),
+/// Stays outside of the sandbox.
+pub fn stay_out() -> Inside {
+    let report = Report {
         dumpable: true,
         ..Report::default()
+    };
+    Inside { keep: None, report }
+}
+
+/// A thread that is in the sandbox, but for its last privilege.
+pub struct Inside {
+    /// What is kept in the end; nothing outside of the sandbox, where all is.
+    keep: Option<CapabilitySet>,
+    report: Report,
+}
+
+impl Inside {
+    /// Runs `main` on a thread that gives up the last privilege first, with what is in force; this
+    /// one keeps it for one errand of that thread's, and no longer.
+    pub fn settle<T: Send>(self, main: impl FnOnce(Report, Errand) -> T + Send) -> io::Result<T> {
+        let Inside { keep, mut report } = self;
+        let give_up = move || match keep.map(privileges::drop_all_but) {
+            Some(Err(error)) => warn!(%error, "a privilege is left"),
+            _ => {}
+        };
+        let (errand, asked) = mpsc::channel::<Work>();
+        std::thread::scope(|scope| {
+            let main = std::thread::Builder::new()
+                .name("svol-main".into())
+                .spawn_scoped(scope, move || {
+                    give_up();
+                    report.capabilities = privileges::names();
+                    debug!(?report, "confined");
+                    main(report, Errand(errand))
+                })?;
+            if let Ok(work) = asked.recv() {
+                work();
+            }
+            give_up();
+            drop(asked);
+            main.join()
+                .or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+}
+
+type Work = Box<dyn FnOnce() + Send>;
+
+/// One piece of work that the thread with the last privilege does.
+pub struct Errand(mpsc::Sender<Work>);
+
+impl Errand {
+    /// Has `work` done there, and waits for what comes of it.
+    pub fn run<T: Send + 'static>(
+        self,
+        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let lost = || io::Error::other("the thread with the privilege to mount is gone");
+        let (told, result) = mpsc::channel();
+        let work = move || drop(told.send(work()));
+        self.0.send(Box::new(work)).map_err(|_| lost())?;
+        result.recv().map_err(|_| lost())?
     }
 }

@@ -8,12 +8,11 @@ use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabiliti
 
 use super::Needs;
 
-/// What root keeps always.
-///
-/// `CAP_SYS_ADMIN`: the kernel takes what we say of how many requests may be in the background (see
-/// `MAX_BACKGROUND`) from the privileged alone, and will let only them serve reads by passthrough.
-/// What else it allows (mounting, namespaces, BPF) seccomp and Landlock refuse.
-pub(super) const KEEP: CapabilitySet = CapabilitySet::SYS_ADMIN;
+/// What root keeps on one thread until the kernel has heard our side of the mount: it takes what we
+/// say of how many requests may be in the background (see `MAX_BACKGROUND`) from the privileged
+/// alone. On a thread that reads what a source sent it would undo much of the rest: with it a
+/// process may look into others' memory.
+pub(super) const KEEP_TO_BEGIN: CapabilitySet = CapabilitySet::SYS_ADMIN;
 
 /// What root keeps to read what belongs to others: the files of a local layer, or a secret, a
 /// certificate or the cache where others' directories lead to it.
@@ -25,9 +24,9 @@ const PASS_BY: CapabilitySet = CapabilitySet::DAC_OVERRIDE.union(CapabilitySet::
 /// Returns which capabilities are needed for `needs`.
 pub(super) fn kept(needs: &Needs) -> CapabilitySet {
     if needs.others_files || needs_to_pass_by(needs) {
-        KEEP | KEEP_TO_READ
+        KEEP_TO_READ
     } else {
-        KEEP
+        CapabilitySet::empty()
     }
 }
 
@@ -57,16 +56,14 @@ fn needs_to_pass_by(needs: &Needs) -> bool {
 
 const DENIED: rustix::io::Errno = rustix::io::Errno::ACCESS;
 
-/// Drops all capabilities but `keep`, for good; returns the names of what is left.
-pub(super) fn drop_all_but(keep: &CapabilitySet) -> io::Result<Vec<String>> {
+/// Drops all of this thread's capabilities but `keep`, for good.
+pub(super) fn drop_all_but(keep: CapabilitySet) -> io::Result<()> {
     let now = capabilities(None)?;
-    let keep = now.permitted & *keep;
+    let keep = now.permitted & keep;
     if now.permitted.contains(CapabilitySet::SETPCAP) {
         for capability in all() {
             // One that this kernel does not know cannot be held.
-            if !keep.contains(capability) {
-                let _ = rustix::thread::remove_capability_from_bounding_set(capability);
-            }
+            let _ = rustix::thread::remove_capability_from_bounding_set(capability);
         }
     }
     let _ = rustix::thread::clear_ambient_capability_set();
@@ -75,8 +72,7 @@ pub(super) fn drop_all_but(keep: &CapabilitySet) -> io::Result<Vec<String>> {
         permitted: keep,
         inheritable: CapabilitySet::empty(),
     };
-    set_capabilities(None, sets)?;
-    Ok(names())
+    Ok(set_capabilities(None, sets)?)
 }
 
 /// Every capability that has a name, each by itself.

@@ -116,3 +116,70 @@ impl Drop for Disk {
         let _ = rustix::mount::unmount(&self.at, UnmountFlags::DETACH);
     }
 }
+
+/// What a daemon's calls on its cache's files are made to fail with, by a library that is preloaded
+/// into it. The file is mapped by both.
+pub struct Faults {
+    library: PathBuf,
+    control: PathBuf,
+    below: PathBuf,
+}
+
+/// Kinds of calls, in the order of the library's.
+#[derive(Debug, Clone, Copy)]
+pub enum Call {
+    Read,
+    Write,
+    Sync,
+    /// Opening, removing, renaming, making directories.
+    Name,
+}
+
+impl Call {
+    pub const ALL: [Call; 4] = [Call::Read, Call::Write, Call::Sync, Call::Name];
+}
+
+impl Faults {
+    /// Builds the library; nothing fails yet. `below` must be on a file system of its own.
+    pub fn new(dir: &Path, below: &Path) -> Faults {
+        let (library, control) = (dir.join("faulty_disk.so"), dir.join("faults"));
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/common/faulty_disk.c");
+        let options = ["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o"].map(OsStr::new);
+        let files = [library.as_os_str(), source.as_os_str()];
+        run("cc", options.into_iter().chain(files));
+        std::fs::write(&control, [0; 48]).unwrap();
+        Faults {
+            library,
+            control,
+            below: below.to_owned(),
+        }
+    }
+
+    /// Has the daemon that `command` starts feel it.
+    pub fn preload(&self, command: &mut Command) {
+        command
+            .env("LD_PRELOAD", &self.library)
+            .env("FAULTY_CONTROL", &self.control)
+            .env("FAULTY_BELOW", &self.below);
+    }
+
+    /// From now on one in so many calls of a kind fails (0: none).
+    pub fn one_in(&self, call: Call, one_in: u32, error: rustix::io::Errno) {
+        use std::os::unix::fs::FileExt;
+        let file = std::fs::File::options()
+            .write(true)
+            .open(&self.control)
+            .unwrap();
+        let at = call as u64 * 4;
+        let errno = error.raw_os_error() as u32;
+        file.write_all_at(&errno.to_ne_bytes(), 16 + at).unwrap();
+        file.write_all_at(&one_in.to_ne_bytes(), at).unwrap();
+    }
+
+    /// How many calls of a kind have failed so far.
+    pub fn failed(&self, call: Call) -> u32 {
+        let bytes = std::fs::read(&self.control).unwrap();
+        let at = 32 + call as usize * 4;
+        u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap())
+    }
+}

@@ -50,11 +50,14 @@ pub enum Expect {
     Failed,
 }
 
+/// The names of a directory, as [`ExpectList`] has them.
+pub type Rows = BTreeMap<String, (What, Option<(usize, String)>)>;
+
 /// What the model says of a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ExpectList {
-    /// Names, their kind, and the version of files and links where known.
-    Names(BTreeMap<String, (What, Option<String>)>),
+    /// Names, their kind, and the layer and version of files and links where known.
+    Names(Rows),
     Absent,
     Failed,
 }
@@ -252,7 +255,7 @@ impl Oracle<'_> {
         let leads = self.leads(dir);
         let here = self.layers.iter().any(|layer| layer.graft == dir);
         let graft = here || dir.is_empty() || !leads.is_empty();
-        let mut names: BTreeMap<String, (What, Option<String>)> = BTreeMap::new();
+        let mut names = Rows::new();
         for name in &leads {
             names.insert(name.clone(), (What::Dir, None));
         }
@@ -271,7 +274,7 @@ impl Oracle<'_> {
                         let shown = self.shown(layer, &path, (dir, name), row);
                         if shown && !names.contains_key(name) {
                             let token = row.token.clone().filter(|_| row.what != What::Dir);
-                            names.insert(name.clone(), (row.what, token));
+                            names.insert(name.clone(), (row.what, token.map(|t| (layer, t))));
                         }
                     }
                 }

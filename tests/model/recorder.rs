@@ -53,14 +53,13 @@ impl Recorder {
         *self.lies.lock().unwrap() = lie.into_iter().collect();
     }
 
-    /// Returns an object and a range of it that were handed out twice, and forgets all if `anew`.
+    /// Returns an object and a range of it that was asked for although all of it, its beginning or
+    /// its end was handed out before; forgets what was if `anew`.
     pub fn given_twice(&self, anew: bool) -> Option<String> {
         let mut given = self.given.lock().unwrap();
         let twice = given.iter().find_map(|(object, ranges)| {
-            let mut ranges = ranges.clone();
-            ranges.sort_by_key(|range| range.start);
-            let pair = ranges.windows(2).find(|pair| pair[0].end > pair[1].start);
-            pair.map(|pair| format!("{:?} of {object:?}", pair[1]))
+            let again = (1..ranges.len()).find(|at| is_again(&ranges[*at], &ranges[..*at]));
+            again.map(|at| format!("{:?} of {object:?}, after {:?}", ranges[at], &ranges[..at]))
         });
         if anew {
             given.clear();
@@ -185,6 +184,27 @@ impl Source for Recorder {
             Some(lie) => Ok(lie.told_of(body)),
         }
     }
+}
+
+/// What may come again in the middle of a request, rather than that there are two.
+const GAP: u64 = 64 << 10;
+
+/// Whether a request is for more than was missing, and a little between.
+fn is_again(request: &Range<u64>, before: &[Range<u64>]) -> bool {
+    let mut before = before.to_vec();
+    before.sort_by_key(|range| range.start);
+    let mut runs: Vec<Range<u64>> = Vec::new();
+    for range in before {
+        match runs.last_mut().filter(|run| range.start <= run.end) {
+            Some(run) => run.end = run.end.max(range.end),
+            None => runs.push(range),
+        }
+    }
+    runs.iter().any(|run| {
+        let within = run.start > request.start && run.end < request.end;
+        let meets = run.start < request.end && request.start < run.end;
+        meets && !(within && run.end - run.start <= GAP)
+    })
 }
 
 impl Lie {

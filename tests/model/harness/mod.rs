@@ -73,6 +73,8 @@ pub struct Harness {
     dirs: HashMap<String, Ino>,
     /// Which bytes were read of an object: they are in the cache, unless it is too small.
     cached: HashMap<Object, HashSet<u64>>,
+    /// Small objects that were evicted, but may be read from memory until the mount ends.
+    fleeting: HashSet<Object>,
     /// What the bytes of an object whose version proves nothing may be, once some were read.
     learnt: HashMap<Object, Vec<Bytes>>,
     /// When a read of an object last timed out, which those that follow are told at once.
@@ -116,6 +118,7 @@ impl Harness {
             numbers: HashMap::new(),
             dirs: HashMap::new(),
             cached: HashMap::new(),
+            fleeting: HashSet::new(),
             learnt: HashMap::new(),
             timed_out: HashMap::new(),
             lied: HashSet::new(),
