@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -35,6 +35,9 @@ const ALL_CLAIMS: Duration = Duration::from_secs(1);
 /// The first and the longest pause between looks at what another process fetches; it cannot wake
 /// us.
 const POLL: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(20));
+
+/// What [`Remote::promised`] is before the first comparison.
+const NEVER: u64 = u64::MAX;
 
 thread_local! {
     /// What a thread reads into before it hands it on: a read is at most 1 MiB.
@@ -71,8 +74,14 @@ pub struct Remote {
     pin: Pin,
     /// The pin with the validator that the first reply taught, where the listing knew none.
     learnt: OnceLock<Entry>,
-    /// Set once the whole object was compared with the digest that its source promises.
-    digest_checked: OnceLock<Result<()>>,
+    /// Set once the object was found not to be what its source promises.
+    broken_promise: OnceLock<Error>,
+    /// How many requests for bytes were sent so far.
+    asked: AtomicU64,
+    /// The same when the whole object was last compared with the digest that its source promises,
+    /// and was well. Only as long as the two are equal, all bytes are those that were compared: some
+    /// may be lost (what the disk does not keep), and come again as others.
+    promised: AtomicU64,
     flights: Mutex<Vec<Arc<Flight>>>,
     /// When bytes last came. A leaf.
     progress: Mutex<Instant>,
@@ -114,7 +123,9 @@ impl Remote {
             source,
             pin,
             learnt: OnceLock::new(),
-            digest_checked: OnceLock::new(),
+            broken_promise: OnceLock::new(),
+            asked: AtomicU64::new(0),
+            promised: AtomicU64::new(NEVER),
             flights: Mutex::new(Vec::new()),
             progress: Mutex::new(Instant::now()),
             gave_up: Mutex::default(),
@@ -162,7 +173,8 @@ impl Remote {
 
     /// Returns whether the bytes need not be compared with a digest first.
     fn is_as_promised(&self) -> bool {
-        self.pin.entry.digest.is_none() || matches!(self.digest_checked.get(), Some(Ok(())))
+        self.pin.entry.digest.is_none()
+            || self.promised.load(Ordering::Acquire) == self.asked.load(Ordering::Acquire)
     }
 
     /// Hands `take` the bytes of `len` at `offset`, after fetching what is missing. Fewer only at
@@ -181,9 +193,6 @@ impl Remote {
             return Ok(take(&[]));
         }
         let mut began = Instant::now();
-        if self.pin.entry.digest.is_some() {
-            self.check_digest(began).await?;
-        }
         let range = offset..end;
         let mut take = Some(take);
         let unkept = &self.fetcher.unkept;
@@ -199,6 +208,7 @@ impl Remote {
                 began = Instant::now();
                 tries = 0;
             }
+            self.check_digest(began).await?;
             self.ensure(range.clone(), began).await?;
             let taken = BUFFER.with_borrow_mut(|buffer| {
                 let len = (end - offset) as usize;
@@ -206,7 +216,9 @@ impl Remote {
                     buffer.resize(len, 0);
                 }
                 let n = self.object.read_at(offset, &mut buffer[..len])?;
-                Some(take.take()?(&buffer[..n]))
+                // Some of it may have come again since it was compared.
+                let sound = self.is_as_promised();
+                sound.then(|| Some(take.take()?(&buffer[..n])))?
             });
             if let Some(taken) = taken {
                 return Ok(taken);
@@ -451,6 +463,8 @@ impl Remote {
         let began = Instant::now();
         let mut resumes = 0;
         while let Some(range) = claims.rest() {
+            // Before any of them can be seen.
+            self.asked.fetch_add(1, Ordering::AcqRel);
             let body = self
                 .source
                 .read(&self.pin.path, self.entry(), range.clone())
@@ -552,48 +566,61 @@ impl Remote {
         Ok(())
     }
 
-    /// Reads the whole object once and compares it with the digest that its source promises.
+    /// Reads the whole object and compares it with the digest that its source promises, unless that
+    /// was done and no byte came since.
     async fn check_digest(self: &Arc<Self>, began: Instant) -> Result<()> {
         let Some(Digest::Sha256(want)) = self.pin.entry.digest else {
             return Ok(());
         };
-        if let Some(known) = self.digest_checked.get() {
-            return known.clone();
-        }
-        self.ensure(0..self.size(), began).await?;
-        let this = self.clone();
-        let got = blocking(move || {
-            let mut hash = ring::digest::Context::new(&ring::digest::SHA256);
-            let mut buf = vec![0; BATCH];
-            let mut at = 0;
-            while at < this.size() {
-                let n = this.object.read_at(at, &mut buf)?;
-                hash.update(&buf[..n]);
-                at += n as u64;
+        for _ in 0..3 {
+            if let Some(error) = self.broken_promise.get() {
+                return Err(error.clone());
             }
-            Some(hash.finish())
-        });
-        let Some(got) = got.await? else {
-            return Err(Error::new(
-                ErrorKind::Server,
-                format!(
-                    "{}: could not be kept whole, so its digest cannot be checked",
-                    self.url()
-                ),
-            ));
-        };
-        let verdict = if got.as_ref() == want {
-            Ok(())
-        } else {
-            // The next to open it fetches it anew: the server may be mended by then.
-            let object = self.object.clone();
-            blocking(move || object.discard()).await?;
-            Err(Error::lied(format!(
-                "{}: its SHA-256 is not the one that the manifest promises",
+            if self.is_as_promised() {
+                return Ok(());
+            }
+            self.ensure(0..self.size(), began).await?;
+            let asked = self.asked.load(Ordering::Acquire);
+            let this = self.clone();
+            let got = blocking(move || {
+                let mut hash = ring::digest::Context::new(&ring::digest::SHA256);
+                let mut buf = vec![0; BATCH];
+                let mut at = 0;
+                while at < this.size() {
+                    let n = this.object.read_at(at, &mut buf)?;
+                    hash.update(&buf[..n]);
+                    at += n as u64;
+                }
+                Some(hash.finish())
+            });
+            match got.await? {
+                Some(got) if got.as_ref() == want => {
+                    self.promised.store(asked, Ordering::Release);
+                }
+                Some(_) => {
+                    // The next to open it fetches it anew: the server may be mended by then.
+                    let object = self.object.clone();
+                    blocking(move || object.discard()).await?;
+                    let error = Error::lied(format!(
+                        "{}: its SHA-256 is not the one that the manifest promises",
+                        self.url()
+                    ));
+                    return Err(self.broken_promise.get_or_init(|| error).clone());
+                }
+                // Some of it was lost meanwhile.
+                None => {}
+            }
+        }
+        if self.is_as_promised() {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Server,
+            format!(
+                "{}: could not be kept whole, so its digest cannot be checked",
                 self.url()
-            )))
-        };
-        self.digest_checked.get_or_init(|| verdict).clone()
+            ),
+        ))
     }
 }
 
