@@ -16,7 +16,7 @@ use common::store::Store;
 use rustix::process::Signal;
 
 /// Rounds, unless told otherwise.
-const ROUNDS: u64 = 25;
+const ROUNDS: u64 = 12;
 
 /// How long a mount on a damaged cache may take, on a machine that is busy with other things.
 const AT_ONCE: Duration = Duration::from_secs(20);
