@@ -26,6 +26,10 @@ CRASH ?= 1
 crash: setup ## Kills, cuts the power, damages and breaks disks for minutes (CRASH=10: longer).
 	CRASH=$(CRASH) tests/crash.sh
 
+.PHONY: soak
+soak: setup ## Reads under all faults at once for SVOL_SOAK_SECONDS (600), compares every byte.
+	SVOL_SOAK_SECONDS=$${SVOL_SOAK_SECONDS:-600} $(CARGO) test --features failpoints --test soak -- --nocapture
+
 bench: ## Measures; prints ratios against peers and floors of the same run.
 	tests/setup.sh bench
 	$(CARGO) bench --bench mount

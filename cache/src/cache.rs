@@ -1,9 +1,9 @@
 //! One opened cache: its parts, its threads, and what can be asked of it as a whole.
 
+use crate::sync::thread::JoinHandle;
+use crate::sync::{Arc, Mutex, PoisonError};
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use blake3::Hash;
@@ -192,7 +192,7 @@ impl Cache {
             let evictor = Arc::clone(&disk.evictor);
             let weak = Arc::downgrade(&shared);
             let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
-                let builder = std::thread::Builder::new().name(name.into());
+                let builder = crate::sync::thread::Builder::new().name(name.into());
                 builder.spawn(run).map_err(threads_failed())
             };
             let mut threads = cache.running.threads();
@@ -349,7 +349,7 @@ impl Cache {
 }
 
 impl Running {
-    fn threads(&self) -> std::sync::MutexGuard<'_, Vec<JoinHandle<()>>> {
+    fn threads(&self) -> crate::sync::MutexGuard<'_, Vec<JoinHandle<()>>> {
         self.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -367,21 +367,14 @@ impl Running {
         disk.evictor.stop();
         disk.packs.close();
         let index = threads.remove(0);
-        join(threads, deadline);
+        crate::sync::join(threads, deadline);
         disk.index.stop();
-        join(vec![index], deadline);
+        crate::sync::join(vec![index], deadline);
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
         self.stop();
-    }
-}
-
-fn join(mut threads: Vec<JoinHandle<()>>, deadline: Instant) {
-    while !threads.is_empty() && Instant::now() < deadline {
-        threads.retain(|thread| !thread.is_finished());
-        std::thread::sleep(Duration::from_millis(1));
     }
 }

@@ -5,10 +5,10 @@
 //! After a power cut the index is whole, but lacks its last commits, while the files that they
 //! told of may well be on disk. Such partials and blobs are taken in again.
 
+use crate::sync::atomic::AtomicBool;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use blake3::Hash;

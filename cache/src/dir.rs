@@ -119,7 +119,7 @@ impl Dir {
         // Whoever else opens the cache just now does the same; one after the other is simpler.
         let deadline = Instant::now() + SETUP_PATIENCE;
         while !lock::hold_alone(&handle).map_err(Error::io(what()))? && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(5));
+            crate::sync::thread::sleep(Duration::from_millis(5));
         }
         let format = dir.root.join("format");
         match fs::read(&format) {

@@ -7,12 +7,12 @@
 //! One thread does it, when told or once a second; it also keeps the coarse clock, and the numbers
 //! of the quota, up to date, and sweeps (see `collect`).
 
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Condvar, Mutex, PoisonError, Weak};
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use crate::cache::{Disk, Shared};
@@ -200,6 +200,10 @@ fn remove(shared: &Shared, disk: &Disk, candidate: &Candidate) -> io::Result<Opt
                 return Ok(None);
             }
             disk.packs.release(disk, id);
+            // What was stored in it just before that is in the index only now.
+            if is_held(disk.index.objects_of_pack(id)) {
+                return Ok(None);
+            }
             (disk.dir.pack(id), Change::DropPack { id })
         }
     };

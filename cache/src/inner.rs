@@ -4,11 +4,11 @@
 //! I/O; `creating` is held over the making of files, by those who claim only, and the leaves are
 //! taken under it.
 
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use blake3::Hash;
@@ -213,7 +213,7 @@ impl Inner {
                 return None;
             }
             if attempt > 0 {
-                std::thread::sleep(Duration::from_millis(1));
+                crate::sync::thread::sleep(Duration::from_millis(1));
             }
         }
         None

@@ -45,6 +45,7 @@ mod scrub;
 mod seal;
 mod sidecar;
 mod stats;
+mod sync;
 mod trouble;
 
 pub use blake3::Hash;

@@ -8,10 +8,10 @@
 //! Lock order: `appender` and `readers` are never held together. `appender` is held over the write
 //! of one content (at most 64 KiB); only those who store small objects need it.
 
+use crate::sync::{Arc, Mutex, PoisonError};
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;

@@ -3,13 +3,13 @@
 //! A grain that this process has verified, or written, is served as it is. Any other is hashed
 //! first, and the very bytes that were hashed are served, so that nothing can change in between.
 
+use crate::sync::Arc;
+use crate::sync::atomic::Ordering;
 use std::cell::RefCell;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use crate::backing::{Backing, State};
 use crate::dir;
@@ -21,7 +21,7 @@ use crate::sidecar;
 /// Grains looked at together: those of a block, the largest request of the kernel.
 const AT_ONCE: usize = 64;
 
-thread_local! {
+crate::sync::thread_local! {
     /// Holds a grain of which less than all was asked for.
     static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; GRAIN as usize]);
 }
@@ -155,7 +155,8 @@ impl Inner {
         buf: &mut [u8],
     ) -> bool {
         let span = grain::span(index, self.size);
-        SCRATCH.with_borrow_mut(|scratch| {
+        SCRATCH.with(|scratch| {
+            let mut scratch = scratch.borrow_mut();
             let bytes = &mut scratch[..(span.end - span.start) as usize];
             match self.verify_grain(backing, index, bytes) {
                 Verdict::Good => {
@@ -201,7 +202,8 @@ impl Inner {
     /// Verifies a grain that is not yet known to be good; for those who go through whole files.
     pub(crate) fn check_grain(self: &Arc<Self>, backing: &Arc<Backing>, index: u64) -> bool {
         let span = grain::span(index, self.size);
-        SCRATCH.with_borrow_mut(|scratch| {
+        SCRATCH.with(|scratch| {
+            let mut scratch = scratch.borrow_mut();
             let bytes = &mut scratch[..(span.end - span.start) as usize];
             matches!(self.verify_grain(backing, index, bytes), Verdict::Good)
         })

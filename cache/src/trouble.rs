@@ -1,9 +1,9 @@
 //! Trouble with the disk: counted always, logged now and then, never a reader's.
 
+use crate::sync::{Mutex, MutexGuard, PoisonError};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt::Display;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::stats::Counter;

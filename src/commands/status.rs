@@ -86,13 +86,27 @@ fn print(status: &Status, out: &mut dyn Write) -> std::io::Result<()> {
     for mount in &status.mounts {
         writeln!(
             out,
-            "{}  volume {}, process {}, {} open files",
+            "{}  volume {}, process {}, {} open files, passthrough {}",
             mount.mountpoint.display(),
             mount.name,
             mount.pid,
-            mount.open_files
+            mount.open_files,
+            match &mount.passthrough.reason {
+                Some(why) => format!("off: {why}"),
+                None => "on".into(),
+            }
         )?;
         print_table(&mount.layers, out)?;
+        if let Some(memory) = &mount.memory {
+            writeln!(
+                out,
+                "  Memory: {} of {} ({}), {} at most so far",
+                size(memory.resident_bytes),
+                size(memory.limit_bytes),
+                memory.from,
+                size(memory.peak_bytes)
+            )?;
+        }
         for layer in &mount.layers {
             let failing = layer.conditions.iter().find(|c| c.status == "False");
             if let Some(condition) = failing {

@@ -5,7 +5,10 @@
 
 pub mod chaos;
 pub mod disk;
+pub mod faults;
+pub mod mapping;
 pub mod mount;
+pub mod nobody;
 pub mod process;
 pub mod s3;
 pub mod scripted;

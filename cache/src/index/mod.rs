@@ -16,12 +16,12 @@ mod read;
 mod schema;
 mod writer;
 
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::mpsc::{RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use crate::sync::thread::JoinHandle;
+use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
@@ -104,7 +104,7 @@ impl Index {
         });
         let (queue, requests) = sync_channel(QUEUE);
         let writer = writer::Writer::new(Arc::clone(&common), connection);
-        let thread = std::thread::Builder::new()
+        let thread = crate::sync::thread::Builder::new()
             .name("svol-index".into())
             .spawn(move || writer.run(&requests))?;
         let index = Self {
@@ -181,7 +181,7 @@ impl Index {
                 Err(TrySendError::Full(back)) if Instant::now() < deadline => request = back,
                 Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => return false,
             }
-            std::thread::sleep(Duration::from_millis(1));
+            crate::sync::thread::sleep(Duration::from_millis(1));
         }
     }
 
@@ -285,7 +285,7 @@ fn set_aside(dir: &Dir, damaged: Option<(u64, u64)>) -> std::io::Result<()> {
         match RangeLock::try_new(&locks, lock::SET_ASIDE)? {
             Some(guard) => break guard,
             None if Instant::now() >= deadline => return Ok(()),
-            None => std::thread::sleep(Duration::from_millis(5)),
+            None => crate::sync::thread::sleep(Duration::from_millis(5)),
         }
     };
     if identity(dir) == damaged {

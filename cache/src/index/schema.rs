@@ -54,11 +54,15 @@ fn triggers() -> String {
     out
 }
 
+/// The page cache of a connection, in KiB as SQLite writes it. The kernel keeps the pages too.
+const CACHE_KIB: i32 = -512;
+
 /// Opens the database for the one writer of this process, and makes the tables if need be.
 pub(super) fn open_for_writing(path: &Path) -> rusqlite::Result<Connection> {
     let mut connection = Connection::open(path)?;
     configure(&connection)?;
     connection.busy_timeout(BUSY_PATIENCE)?;
+    connection.pragma_update(None, "cache_size", CACHE_KIB)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     // After a power cut the last commits may be gone, but the database is whole.
     connection.pragma_update(None, "synchronous", "NORMAL")?;
@@ -105,6 +109,7 @@ pub(super) fn open_for_reading(path: &Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open_with_flags(path, flags)?;
     configure(&connection)?;
     connection.busy_timeout(BUSY_PATIENCE)?;
+    connection.pragma_update(None, "cache_size", CACHE_KIB)?;
     connection.pragma_update(None, "query_only", true)?;
     Ok(connection)
 }

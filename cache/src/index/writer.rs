@@ -1,8 +1,8 @@
 //! The one thread of a process that writes to the index.
 
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use crate::sync::Arc;
+use crate::sync::atomic::Ordering;
+use crate::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, TransactionBehavior};
@@ -11,6 +11,7 @@ use super::{Change, Common, Request, identity, schema, set_aside};
 use crate::clock::Clock;
 use crate::dir::Dir;
 use crate::failpoint;
+use crate::sync::receive_within;
 
 /// Changes in one transaction: enough to make its cost disappear in theirs.
 const BATCH: usize = 512;
@@ -168,7 +169,7 @@ fn gather(first: Request, requests: &Receiver<Request>) -> Vec<Request> {
             requests.try_recv().ok()
         } else {
             let left = deadline.saturating_duration_since(Instant::now());
-            requests.recv_timeout(left).ok()
+            receive_within(requests, left)
         };
         let Some(next) = next else { break };
         urgent |= next.is_urgent();
