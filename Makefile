@@ -19,6 +19,13 @@ check: fmt-check lint doc test ## Everything that has to pass before a commit.
 test: setup ## Runs all tests, on real mounts and real servers on loopback.
 	PROPTEST_RNG_SEED=$(SEED) $(CARGO) test --workspace --features failpoints --no-fail-fast
 
+# How much `make crash` does: 1 is some ten minutes.
+CRASH ?= 1
+
+.PHONY: crash
+crash: setup ## Kills, cuts the power, damages and breaks disks for minutes (CRASH=10: longer).
+	CRASH=$(CRASH) tests/crash.sh
+
 .PHONY: soak
 soak: setup ## Reads under all faults at once for SVOL_SOAK_SECONDS (600), compares every byte.
 	SVOL_SOAK_SECONDS=$${SVOL_SOAK_SECONDS:-600} $(CARGO) test --features failpoints --test soak -- --nocapture
