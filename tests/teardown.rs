@@ -289,7 +289,10 @@ fn a_daemon_that_is_killed_under_readers_leaves_errors_and_no_hangs_again_and_ag
     let options = ["--timeout", "120s", &store.tree()];
     let mut mount = place.mount(&options);
     let at = mount.at().to_owned();
-    assert_eq!(std::fs::read_dir(at.join("dead")).unwrap().count(), FILES + 1);
+    assert_eq!(
+        std::fs::read_dir(at.join("dead")).unwrap().count(),
+        FILES + 1
+    );
     store.mood("dead", Mood::Silent);
     for round in 0..ROUNDS {
         let readers = Readers::default();
@@ -365,7 +368,10 @@ fn sigterm_under_load_ends_within_its_bound() {
     store.pace(Duration::from_millis(20));
     let mut mount = place.mount(&["--timeout", "120s", &store.tree()]);
     let at = mount.at().to_owned();
-    assert_eq!(std::fs::read_dir(at.join("dead")).unwrap().count(), FILES + 1);
+    assert_eq!(
+        std::fs::read_dir(at.join("dead")).unwrap().count(),
+        FILES + 1
+    );
     store.mood("dead", Mood::Silent);
     let readers = Readers::default();
     let may_end = AtomicBool::new(false);

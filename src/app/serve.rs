@@ -50,27 +50,31 @@ pub fn serve(
     let mut signals = runtime.block_on(async { Signals::new() }).map_err(system)?;
 
     let (notifications, pending) = Notifications::new();
+    let told = notifications.clone();
     view.vfs
         .namespace()
-        .set_listener(Arc::new(move |dir, names| {
-            notifications.changed(dir, names)
-        }));
+        .set_listener(Arc::new(move |dir, names| told.changed(dir, names)));
     let kernel = KernelSettings {
         name: format!("svol:{}", view.name),
         allow_other: settings.allow_other,
         noexec: settings.noexec,
     };
     let filesystem = Fuse::new(view.vfs.clone(), runtime.clone());
+    let replies = filesystem.replies();
     let session = mount::mount(filesystem, &mountpoint, &kernel)
         .map_err(|e| Error::System(mount_error(&mountpoint, &e)))?;
     // From here on whatever happens, the mount goes.
     let mounted = Mounted(&mountpoint);
     pending
-        .start(&view.vfs, session.notifier())
+        .start(&view.vfs, replies, session.notifier())
         .map_err(system)?;
     let registration = Registration::new(&mountpoint).map_err(system)?;
     let control = runtime
-        .block_on(server::start(registration.record().clone(), &view))
+        .block_on(server::start(
+            registration.record().clone(),
+            &view,
+            notifications,
+        ))
         .map_err(|e| Error::System(format!("control socket: {e}")))?;
     super::scrub::start(view.cache.clone(), &view.cache_dir);
     info!(mountpoint = %mountpoint.display(), "serving");

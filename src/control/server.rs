@@ -19,6 +19,7 @@ use super::status;
 use crate::app::View;
 use crate::catalogue::RefreshReport;
 use crate::entry::Timestamp;
+use crate::fuse::Notifications;
 use crate::path::RelPath;
 use crate::source::guard::{Guarded, Status as Healthy};
 use crate::vfs::Vfs;
@@ -28,6 +29,7 @@ struct Subject {
     record: Record,
     name: String,
     vfs: Arc<Vfs>,
+    notifications: Notifications,
     guards: Vec<Guarded>,
     cache: Cache,
     cache_dir: PathBuf,
@@ -36,13 +38,18 @@ struct Subject {
 type Answer<T> = Result<Json<T>, (StatusCode, String)>;
 
 /// Starts answering on the record's socket, which only this user may open.
-pub async fn start(record: Record, view: &View) -> std::io::Result<JoinHandle<()>> {
+pub async fn start(
+    record: Record,
+    view: &View,
+    notifications: Notifications,
+) -> std::io::Result<JoinHandle<()>> {
     let listener = tokio::net::UnixListener::bind(&record.socket)?;
     std::fs::set_permissions(&record.socket, std::fs::Permissions::from_mode(0o600))?;
     let subject = Arc::new(Subject {
         record,
         name: view.name.clone(),
         vfs: view.vfs.clone(),
+        notifications,
         guards: view.guards.clone(),
         cache: view.cache.clone(),
         cache_dir: view.cache_dir.clone(),
@@ -69,6 +76,8 @@ async fn refresh(
 ) -> Answer<serde_json::Value> {
     let path = path_of(&query)?;
     let report = subject.vfs.namespace().refresh(&path, true).await;
+    // Whoever asked sees what was found.
+    subject.notifications.told().await;
     Ok(Json(described(&report)))
 }
 
