@@ -19,6 +19,15 @@ check: fmt-check lint doc test ## Everything that has to pass before a commit.
 test: setup ## Runs all tests, on real mounts and real servers on loopback.
 	PROPTEST_RNG_SEED=$(SEED) $(CARGO) test --workspace --features failpoints --no-fail-fast
 
+# How long the stress test runs.
+SVOL_STRESS_SECONDS ?= 300
+
+.PHONY: stress
+stress: ## Stresses a mount for SVOL_STRESS_SECONDS (300); all of the POSIX suites.
+	tests/setup.sh stress
+	SVOL_STRESS_SECONDS=$(SVOL_STRESS_SECONDS) $(CARGO) test --features failpoints \
+	    --test stress --test posix --test killed --test teardown --test readdir -- --nocapture
+
 bench: ## Measures; prints ratios against peers and floors of the same run.
 	tests/setup.sh bench
 	$(CARGO) bench --bench mount

@@ -21,7 +21,7 @@ use crate::catalogue::Catalogue;
 use crate::entry::{Entry, Kind, Timestamp};
 use crate::fetch::{Counters, Fetcher};
 use crate::namespace::{Found, Merged, Namespace};
-use crate::path::{Name, RelPath};
+use crate::path::{NAME_MAX, Name, RelPath};
 use crate::source::{ErrorKind, Source};
 
 mod attr;
@@ -238,7 +238,10 @@ impl Vfs {
 
     fn lookup_args(&self, parent: Ino, name: &[u8]) -> Result<(Arc<Node>, Name)> {
         let dir = self.dir_node(parent)?;
-        // A name that cannot be is not there.
+        if name.len() > NAME_MAX {
+            return Err(Error::NameTooLong);
+        }
+        // Any other name that cannot be is not there.
         let name = Name::from_bytes(name).map_err(|_| Error::Absent)?;
         Ok((dir, name))
     }

@@ -131,6 +131,8 @@ impl World {
             .collect();
         let until = Instant::now() + Duration::from_millis(500 + dice.below(2500));
         while Instant::now() < until && !held.is_empty() && !self.stopped() {
+            // Not to take the processor from the others.
+            std::thread::sleep(Duration::from_millis(1));
             let i = dice.index(held.len());
             if !self.read_part("read of held", dice, &mut held[i]) {
                 held.swap_remove(i);
