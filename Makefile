@@ -30,6 +30,15 @@ crash: setup ## Kills, cuts the power, damages and breaks disks for minutes (CRA
 soak: setup ## Reads under all faults at once for SVOL_SOAK_SECONDS (600), compares every byte.
 	SVOL_SOAK_SECONDS=$${SVOL_SOAK_SECONDS:-600} $(CARGO) test --features failpoints --test soak -- --nocapture
 
+# How long the stress test runs.
+SVOL_STRESS_SECONDS ?= 300
+
+.PHONY: stress
+stress: ## Stresses a mount for SVOL_STRESS_SECONDS (300); all of the POSIX suites.
+	tests/setup.sh stress
+	SVOL_STRESS_SECONDS=$(SVOL_STRESS_SECONDS) $(CARGO) test --features failpoints \
+	    --test stress --test posix --test killed --test teardown --test readdir -- --nocapture
+
 bench: ## Measures; prints ratios against peers and floors of the same run.
 	tests/setup.sh bench
 	$(CARGO) bench --bench mount

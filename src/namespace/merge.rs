@@ -138,6 +138,24 @@ impl Namespace {
         self.leads.contains_key(dir)
     }
 
+    /// Returns whether `listing` is how directory `dir` would be listed now, as far as memory can
+    /// tell.
+    pub fn is_current(&self, dir: &RelPath, listing: &Merged) -> bool {
+        let Some(parts) = self.peek_parts(dir) else {
+            return false;
+        };
+        let (mut known, mut dead) = (Vec::new(), Vec::new());
+        for part in parts.list.iter() {
+            match self.peek_view(part) {
+                Some(View::Known(found)) => known.push((part.clone(), found)),
+                Some(View::Failed(_)) => dead.push(part.layer),
+                Some(View::Nothing) => {}
+                None => return false,
+            }
+        }
+        listing.core.is_of(&known, &dead)
+    }
+
     /// Merges what the parts of `dir` hold.
     pub(super) fn merge(
         &self,

@@ -21,7 +21,7 @@ use crate::catalogue::Catalogue;
 use crate::entry::{Entry, Kind, Timestamp};
 use crate::fetch::{Counters, Fetcher};
 use crate::namespace::{Found, Merged, Namespace};
-use crate::path::{Name, RelPath};
+use crate::path::{NAME_MAX, Name, RelPath};
 use crate::source::{ErrorKind, Source};
 
 mod attr;
@@ -87,6 +87,8 @@ pub struct LayerPolicy {
 #[derive(Debug)]
 struct DirHandle {
     node: Arc<Node>,
+    /// Of the listing that it was opened with.
+    generation: u64,
     listing: std::sync::RwLock<Merged>,
 }
 
@@ -256,7 +258,10 @@ impl Vfs {
 
     fn lookup_args(&self, parent: Ino, name: &[u8]) -> Result<(Arc<Node>, Name)> {
         let dir = self.dir_node(parent)?;
-        // A name that cannot be is not there.
+        if name.len() > NAME_MAX {
+            return Err(Error::NameTooLong);
+        }
+        // Any other name that cannot be is not there.
         let name = Name::from_bytes(name).map_err(|_| Error::Absent)?;
         Ok((dir, name))
     }
@@ -350,15 +355,24 @@ impl Vfs {
         self.hidden.note(&node, &listing, &self.namespace);
         // Zero is "never listed".
         let generation = listing.generation().max(1);
-        let unchanged = node.listed.swap(generation, Ordering::Relaxed) == generation
-            && listing.degraded().is_empty();
+        let unchanged =
+            node.listed.load(Ordering::Relaxed) == generation && listing.degraded().is_empty();
         let handle = self.next_handle.fetch_add(1, Ordering::Relaxed);
         let dir = DirHandle {
             node,
+            generation,
             listing: std::sync::RwLock::new(listing),
         };
         self.dirs.insert(handle, Arc::new(dir));
         OpenedDir { handle, unchanged }
+    }
+
+    /// Takes note that the kernel was told of an opened directory: if it had to forget another
+    /// listing, it has by now, and may keep this one.
+    pub fn told_opened(&self, handle: u64) {
+        if let Some(dir) = self.dirs.get(handle) {
+            dir.node.listed.store(dir.generation, Ordering::Relaxed);
+        }
     }
 
     /// Closes a directory.
@@ -413,7 +427,12 @@ impl Vfs {
                 return Ok(());
             }
         }
-        let fresh_for = listing.fresh_for();
+        // A reader of an older listing must bring no old names back into the kernel's memory.
+        let fresh_for = if count && self.namespace.is_current(&node.path, &listing) {
+            listing.fresh_for()
+        } else {
+            Duration::ZERO
+        };
         for at in from..listing.len() {
             let Some(found) = listing.get(at) else { break };
             let path = node.path.join(&found.entry.name);
