@@ -409,10 +409,14 @@ impl Vfs {
         }
         let from = usize::try_from(offset.saturating_sub(2)).unwrap_or(usize::MAX);
         let fresh_for = listing.fresh_for();
-        for at in from..listing.len() {
-            let Some(found) = listing.get(at) else { break };
+        for (at, found) in (from..).zip(listing.iter_from(from)) {
+            // What was taken goes first; who asks for more then gets the error.
+            let found = match found {
+                Err(_) if at > from => break,
+                found => found?,
+            };
             let path = node.path.join(&found.entry.name);
-            let unsized_file = needs_size(found.entry);
+            let unsized_file = needs_size(&found.entry);
             let name = &found.entry.name;
             let (ino, what) = self.identify(&path, found.entry.clone(), found.layer, found.path());
             let (attr, ttl) = if count && !unsized_file {
@@ -420,7 +424,7 @@ impl Vfs {
                 (attr, self.name_ttl(fresh_for))
             } else {
                 (
-                    self.owner.attr(ino, found.entry, self.epoch),
+                    self.owner.attr(ino, &found.entry, self.epoch),
                     Duration::ZERO,
                 )
             };

@@ -15,7 +15,7 @@ use futures::StreamExt;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use super::{Body, Error, ErrorKind, InPlace, Listing, Result, Source, progress};
+use super::{Body, Error, ErrorKind, InPlace, Listing, ListingBuilder, Result, Source, progress};
 use crate::entry::{Entry, Timestamp};
 use crate::path::RelPath;
 
@@ -301,6 +301,21 @@ impl Source for Guarded {
         let source = &self.0.source;
         let listed = self.0.attempt(LIST_DEADLINES, what, || source.list(dir));
         Ok(listed.await?.0)
+    }
+
+    async fn list_into(&self, dir: &RelPath, into: &mut ListingBuilder) -> Result<()> {
+        let what = || format!("list {dir}");
+        let source = &self.0.source;
+        let template = &*into;
+        let list = || async {
+            // Of an attempt that failed, nothing is kept.
+            let mut listing = template.another();
+            source.list_into(dir, &mut listing).await?;
+            Ok(listing)
+        };
+        let (listing, _) = self.0.attempt(LIST_DEADLINES, what, list).await?;
+        *into = listing;
+        Ok(())
     }
 
     async fn stat(&self, path: &RelPath) -> Result<Entry> {
