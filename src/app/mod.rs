@@ -130,8 +130,7 @@ impl View {
             runtime.clone(),
             policies,
             owner,
-        )
-        .with_inode_limit(budget.inode_count());
+        );
         Ok(View {
             vfs: Arc::new(vfs),
             guards,

@@ -15,7 +15,7 @@ use crate::config;
 use crate::control::registry::Registration;
 use crate::control::server;
 use crate::fuse::mount::{self, MountSettings as KernelSettings};
-use crate::fuse::{Fuse, Notifications};
+use crate::fuse::{Fuse, Notifications, prune};
 use crate::memory::{Budget, Ceiling};
 use crate::path::RelPath;
 use crate::source::Source;
@@ -63,13 +63,15 @@ pub fn serve(
     };
     let requests = Budget::split(view.ceiling.bytes).request_count();
     let filesystem = Fuse::new(view.vfs.clone(), runtime.clone()).with_requests(requests);
-    let session = mount::mount(filesystem, &mountpoint, &kernel)
+    let (session, device) = mount::mount(filesystem, &mountpoint, &kernel)
         .map_err(|e| Error::System(mount_error(&mountpoint, &e)))?;
     // From here on whatever happens, the mount goes.
     let mounted = Mounted(&mountpoint);
     pending
         .start(&view.vfs, session.notifier())
         .map_err(system)?;
+    let inodes = Budget::split(view.ceiling.bytes).inode_count();
+    prune::start(&view.vfs, inodes, device, session.notifier()).map_err(system)?;
     let registration = Registration::new(&mountpoint).map_err(system)?;
     let control = runtime
         .block_on(server::start(registration.record().clone(), &view))

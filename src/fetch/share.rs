@@ -135,7 +135,7 @@ mod tests {
         let refused = unkept.turn(1, second).await.unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Timeout);
         drop(all);
-        unkept.turn(1, second).await.unwrap();
+        drop(unkept.turn(1, second).await.unwrap());
         tokio::time::advance(TURNS).await;
         assert!(!unkept.is_crowded());
     }

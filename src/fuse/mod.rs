@@ -26,6 +26,7 @@ mod caller;
 mod errno;
 pub mod mount;
 mod notify;
+pub mod prune;
 mod report;
 
 pub use notify::{Notifications, Pending};

@@ -289,11 +289,13 @@ pub struct MountSettings {
 }
 
 /// Mounts `filesystem` and starts serving it, on threads of its own.
+///
+/// Also returns a second descriptor of the device, where there is one: for what fuser cannot say.
 pub fn mount(
     filesystem: Fuse,
     mountpoint: &Path,
     settings: &MountSettings,
-) -> io::Result<BackgroundSession> {
+) -> io::Result<(BackgroundSession, Option<OwnedFd>)> {
     let mut config = Config::default();
     config.acl = if settings.allow_other {
         SessionACL::All
@@ -301,8 +303,10 @@ pub fn mount(
         SessionACL::Owner
     };
     config.n_threads = Some(THREADS);
+    let mut second = None;
     let session = match mount_as_root(mountpoint, settings)? {
         Some(device) => {
+            second = device.try_clone().ok();
             let unmounted = |error| {
                 let _ = unmount(mountpoint, true);
                 error
@@ -317,7 +321,7 @@ pub fn mount(
     };
     let session = session.spawn()?;
     set_read_ahead(mountpoint);
-    Ok(session)
+    Ok((session, second))
 }
 
 /// What fusermount3 is told.

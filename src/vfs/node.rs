@@ -6,12 +6,12 @@
 //! what the catalogue knows: nothing here has to survive.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use super::file::OpenFile;
 use super::shards::Shards;
 use crate::entry::{Entry, Kind};
-use crate::path::RelPath;
+use crate::path::{Name, RelPath};
 
 /// An inode number. The root's is 1.
 pub type Ino = u64;
@@ -32,6 +32,19 @@ pub(super) enum What {
         source_path: RelPath,
         entry: Entry,
     },
+}
+
+/// An inode that the kernel knows and that is not open.
+#[derive(Debug, Clone)]
+pub struct Idle {
+    /// The inode.
+    pub ino: Ino,
+    /// The directory that it was found in, and its name there.
+    pub parent: Ino,
+    /// Its name; nothing for the root.
+    pub name: Option<Name>,
+    /// Whether it is a directory.
+    pub is_dir: bool,
 }
 
 /// An inode that the kernel may know.
@@ -112,11 +125,13 @@ fn number(parts: &[&str]) -> Ino {
 }
 
 /// The inodes that the kernel knows.
-#[derive(Debug)]
 pub(super) struct Nodes {
     nodes: Shards<Arc<Node>>,
     /// How many there are.
     count: AtomicUsize,
+    crowd: OnceLock<(usize, Box<dyn Fn() + Send + Sync>)>,
+    /// Where the next look for idle ones begins.
+    hand: AtomicUsize,
     root: Arc<Node>,
 }
 
@@ -125,6 +140,8 @@ impl Nodes {
         Nodes {
             nodes: Shards::new(),
             count: AtomicUsize::new(0),
+            crowd: OnceLock::new(),
+            hand: AtomicUsize::new(0),
             root: Arc::new(Node {
                 ino: ROOT,
                 path: RelPath::root(),
@@ -186,6 +203,12 @@ impl Nodes {
                         listed: AtomicU64::new(listed),
                     });
                     shard.insert(ino, node.clone());
+                    drop(shard);
+                    if let Some((limit, crowded)) = self.crowd.get()
+                        && self.len() > *limit
+                    {
+                        crowded();
+                    }
                     return node;
                 }
             }
@@ -206,6 +229,39 @@ impl Nodes {
                 self.count.fetch_sub(1, Ordering::Relaxed);
             }
         }
+    }
+
+    pub(super) fn on_crowd(&self, limit: usize, crowded: Box<dyn Fn() + Send + Sync>) {
+        // Set once; whoever comes second is another mount's and has its own.
+        let _ = self.crowd.set((limit, crowded));
+    }
+
+    /// Returns up to `most` inodes that are not open, a shard at a time; nothing unless there are
+    /// more than fit, an eighth of them excepted so that there is something to gain.
+    pub(super) fn idle(&self, most: usize) -> Vec<Idle> {
+        let Some((limit, _)) = self.crowd.get() else {
+            return Vec::new();
+        };
+        let surplus = self.len().saturating_sub(limit - limit / 8);
+        let mut found = Vec::new();
+        for _ in 0..Shards::<Arc<Node>>::COUNT {
+            let shard = self.nodes.nth(self.hand.fetch_add(1, Ordering::Relaxed));
+            let idle = shard.values().filter_map(|node| {
+                let opened = node.opened.lock();
+                let opened = opened.unwrap_or_else(std::sync::PoisonError::into_inner);
+                (opened.strong_count() == 0).then(|| Idle {
+                    ino: node.ino,
+                    parent: node.path.parent().map_or(ROOT, |dir| dir_ino(&dir)),
+                    name: node.path.file_name(),
+                    is_dir: node.is_dir(),
+                })
+            });
+            found.extend(idle.take(most.min(surplus) - found.len()));
+            if found.len() >= most.min(surplus) {
+                break;
+            }
+        }
+        found
     }
 
     /// Returns the directory at `path` if the kernel knows it.

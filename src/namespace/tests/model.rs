@@ -534,8 +534,9 @@ async fn check(world: &mut World, namespace: &Namespace) {
                 assert_eq!(folded, expected, "folded /{path}");
             }
             if let (Some(list), Some(found)) = (&list, fresh) {
-                let entry = list.find(name.as_str()).unwrap();
-                assert_eq!(entry.entry, &found.entry);
+                let mut listed = list.iter().map(|entry| entry.unwrap());
+                let entry = listed.find(|entry| entry.entry.name == name).unwrap();
+                assert_eq!(entry.entry, found.entry);
                 assert_eq!((entry.layer, entry.path()), (found.layer, found.path));
                 if found.entry.kind == Kind::Dir {
                     todo.push(path);
