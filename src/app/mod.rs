@@ -103,10 +103,8 @@ impl View {
         let bandwidth = settings
             .bwlimit
             .map(|rate| Arc::new(Bandwidth::new(rate.bytes_per_second())));
-        let memory = Memory::new(budget.listings).with_room(Room::new(
-            &settings.cache.dir,
-            budget.listing(),
-        ));
+        let memory = Memory::new(budget.listings)
+            .with_room(Room::new(&settings.cache.dir, budget.listing()));
         let fetcher = Fetcher::within(&budget);
         let mut guards = Vec::new();
         let mut layers = Vec::new();

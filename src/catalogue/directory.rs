@@ -465,10 +465,17 @@ mod tests {
         let two = one.patched(&row, one.generation()).unwrap().unwrap();
         assert_eq!(two.get("a").unwrap().unwrap().size, Some(3));
         assert_ne!(one.revision(), two.revision());
-        assert_eq!(one.get("a").unwrap().unwrap().size, None, "snapshots are immutable");
+        assert_eq!(
+            one.get("a").unwrap().unwrap().size,
+            None,
+            "snapshots are immutable"
+        );
         let (three, changes) = relist(&two, vec![coarse.clone()]);
         assert!(changes.is_empty());
-        assert_eq!(three.get("a").unwrap().unwrap().version, Version::strong("etag"));
+        assert_eq!(
+            three.get("a").unwrap().unwrap().version,
+            Version::strong("etag")
+        );
         coarse.version = Version::strong("other");
         let (four, changes) = relist(&three, vec![coarse]);
         assert_eq!(changes.changed.count, 1);

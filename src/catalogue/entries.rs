@@ -217,47 +217,47 @@ fn same(source: &dyn Source, known: &Entry, now: &Entry) -> Same {
 
 /// Returns the row after a `stat` said `now`, and whether that is new content.
 fn seen_as(row: &Row, now: Entry, source: &dyn Source) -> (Row, bool) {
-        let known = &row.entry;
-        let listed = row.note.as_ref().and_then(|note| note.listed.clone());
-        let seen = Some(Timestamp::now());
-        let note = |listed| Some(Box::new(Note { listed, seen }));
-        let unresolved = known.size.is_none() && known.kind == Kind::File;
-        match same(source, known, &now) {
-            Same::Yes if !unresolved => (
+    let known = &row.entry;
+    let listed = row.note.as_ref().and_then(|note| note.listed.clone());
+    let seen = Some(Timestamp::now());
+    let note = |listed| Some(Box::new(Note { listed, seen }));
+    let unresolved = known.size.is_none() && known.kind == Kind::File;
+    match same(source, known, &now) {
+        Same::Yes if !unresolved => (
+            Row {
+                entry: known.clone(),
+                note: note(listed),
+            },
+            false,
+        ),
+        Same::Learnt(validator) if !unresolved => (
+            Row {
+                entry: Entry {
+                    validator: Some(validator),
+                    ..known.clone()
+                },
+                note: note(listed),
+            },
+            false,
+        ),
+        _ => {
+            // What the listing gave is kept, so that it is recognised when it comes again.
+            let listed = listed.or_else(|| Some(known.version.clone()));
+            let entry = Entry {
+                mtime: now.mtime.or(known.mtime),
+                executable: now.executable.or(known.executable),
+                // A promise of the listing holds for the bytes that it listed.
+                digest: now.digest.or(known.digest.filter(|_| unresolved)),
+                ..now
+            };
+            let news = !unresolved;
+            (
                 Row {
-                    entry: known.clone(),
+                    entry,
                     note: note(listed),
                 },
-                false,
-            ),
-            Same::Learnt(validator) if !unresolved => (
-                Row {
-                    entry: Entry {
-                        validator: Some(validator),
-                        ..known.clone()
-                    },
-                    note: note(listed),
-                },
-                false,
-            ),
-            _ => {
-                // What the listing gave is kept, so that it is recognised when it comes again.
-                let listed = listed.or_else(|| Some(known.version.clone()));
-                let entry = Entry {
-                    mtime: now.mtime.or(known.mtime),
-                    executable: now.executable.or(known.executable),
-                    // A promise of the listing holds for the bytes that it listed.
-                    digest: now.digest.or(known.digest.filter(|_| unresolved)),
-                    ..now
-                };
-                let news = !unresolved;
-                (
-                    Row {
-                        entry,
-                        note: note(listed),
-                    },
-                    news,
-                )
-            }
+                news,
+            )
         }
     }
+}

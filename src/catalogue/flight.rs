@@ -12,10 +12,10 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::db::Stored;
 use super::directory::Directory;
+use super::landing::OFFLOAD;
 use super::{BACKOFF_MAX, Catalogue, ERROR_MEMORY, State, bump};
 use crate::entry::Timestamp;
 use crate::path::RelPath;
-use super::landing::OFFLOAD;
 use crate::source::{Error, ErrorKind, ListingBuilder, PackedListing, Result};
 
 /// How often one missing directory can make its parent be listed again.
@@ -291,7 +291,9 @@ impl Catalogue {
             None => None,
             Some(row) => {
                 let (this, dir) = (self.clone(), dir.clone());
-                let load = tokio::task::spawn_blocking(move || this.db.load(row, &dir, &this.policy.memory.room));
+                let load = tokio::task::spawn_blocking(move || {
+                    this.db.load(row, &dir, &this.policy.memory.room)
+                });
                 load.await.ok().flatten()
             }
         };

@@ -381,7 +381,13 @@ async fn an_exact_size_costs_one_request_for_each_version() {
         assert!(all.iter().all(|e| e.as_ref().unwrap().size == Some(4)));
         assert_eq!(source.stats(), 1);
         assert_eq!(
-            catalogue.peek(&root).unwrap().get("f").unwrap().unwrap().size,
+            catalogue
+                .peek(&root)
+                .unwrap()
+                .get("f")
+                .unwrap()
+                .unwrap()
+                .size,
             Some(4)
         );
         assert_eq!(
@@ -690,7 +696,11 @@ async fn a_huge_directory_is_quick() {
     let begun = Instant::now();
     let mut patched = loaded;
     for i in 0..1000 {
-        let row = patched.rows().get(&format!("file-{:08}", i * 7)).unwrap().unwrap();
+        let row = patched
+            .rows()
+            .get(&format!("file-{:08}", i * 7))
+            .unwrap()
+            .unwrap();
         patched = patched.patched(&row, 1).unwrap().unwrap();
     }
     assert!(

@@ -252,7 +252,11 @@ fn read(reader: &mut Reader<'_>) -> Option<Row> {
     let name = Name::new(reader.name()?).ok()?;
     let flags = reader.flags()?;
     let is = |flag: u16| flags & flag != 0;
-    let size = if is(SIZE) { Some(reader.number()?) } else { None };
+    let size = if is(SIZE) {
+        Some(reader.number()?)
+    } else {
+        None
+    };
     let mtime = if is(SECONDS) {
         let number = reader.number()?;
         let seconds = (number >> 1) as i64 ^ -((number & 1) as i64);

@@ -252,7 +252,10 @@ impl Rows {
 
     /// Returns the row at `index`.
     pub fn nth(&self, index: usize) -> Result<Option<Row>, Lost> {
-        self.iter_from(index).next().map(|row| row?.row()).transpose()
+        self.iter_from(index)
+            .next()
+            .map(|row| row?.row())
+            .transpose()
     }
 
     /// Returns the row called `name`.

@@ -29,11 +29,27 @@ fn row() -> impl Strategy<Value = Row> {
     let kind = prop_oneof![Just(Kind::Dir), Just(Kind::File), Just(Kind::Symlink)];
     let text = || prop::option::of("\\PC{0,40}".prop_map(Into::into));
     let seen = prop::option::of(time());
-    let more = (text(), text(), prop::option::of(any::<[u8; 32]>()), prop::bool::ANY);
+    let more = (
+        text(),
+        text(),
+        prop::option::of(any::<[u8; 32]>()),
+        prop::bool::ANY,
+    );
     let note = (prop::option::of(version()), seen);
-    let facts = (any::<Option<u64>>(), prop::option::of(time()), any::<Option<bool>>());
+    let facts = (
+        any::<Option<u64>>(),
+        prop::option::of(time()),
+        any::<Option<bool>>(),
+    );
     ("[a-zü .\n]{3,255}", kind, version(), facts, more, note).prop_map(
-        |(name, kind, version, (size, mtime, executable), (target, validator, digest, same), note)| {
+        |(
+            name,
+            kind,
+            version,
+            (size, mtime, executable),
+            (target, validator, digest, same),
+            note,
+        )| {
             let (listed, seen) = note;
             let name: String = name.chars().take(100).collect();
             Row {
@@ -42,7 +58,11 @@ fn row() -> impl Strategy<Value = Row> {
                     kind,
                     size,
                     mtime,
-                    validator: if same { Some(version.token.clone()) } else { validator },
+                    validator: if same {
+                        Some(version.token.clone())
+                    } else {
+                        validator
+                    },
                     version,
                     executable,
                     target,
@@ -100,7 +120,11 @@ fn what_has_no_room_in_memory_is_found_on_disk() {
     let home = tempfile::tempdir().unwrap();
     let whole = rows(10_000, Room::default());
     let aside = rows(10_000, Room::new(home.path(), 100_000));
-    assert!(whole.weight() > 300_000 && whole.weight() < 600_000, "{}", whole.weight());
+    assert!(
+        whole.weight() > 300_000 && whole.weight() < 600_000,
+        "{}",
+        whole.weight()
+    );
     assert!(aside.weight() < 10_000, "{}", aside.weight());
     assert_eq!(home.path().read_dir().unwrap().count(), 0, "it has no name");
     for rows in [&whole, &aside] {
@@ -120,7 +144,10 @@ fn what_has_no_room_in_memory_is_found_on_disk() {
         assert_eq!(rows.iter_from(9_990).count(), 10);
     }
     let same = whole.iter().zip(aside.iter());
-    assert!(same.into_iter().all(|(a, b)| a.unwrap().bytes() == b.unwrap().bytes()));
+    assert!(
+        same.into_iter()
+            .all(|(a, b)| a.unwrap().bytes() == b.unwrap().bytes())
+    );
 }
 
 #[test]
@@ -136,7 +163,8 @@ fn a_replaced_row_leaves_the_others_and_the_old_rows_as_they_are() {
         assert_eq!(old.get("f0000300").unwrap().unwrap().entry.size, Some(300));
         assert_eq!(new.sums().bytes, old.sums().bytes - 300);
         let differ = old.iter().zip(new.iter());
-        let differ = differ.filter(|(a, b)| a.as_ref().unwrap().bytes() != b.as_ref().unwrap().bytes());
+        let differ =
+            differ.filter(|(a, b)| a.as_ref().unwrap().bytes() != b.as_ref().unwrap().bytes());
         assert_eq!(differ.count(), 1);
         row.entry.name = Name::new("absent").unwrap();
         assert!(old.patched(&row).unwrap().is_none());

@@ -213,7 +213,10 @@ fn object(shared: &Shared, key: &str) -> Option<(u64, u64)> {
 }
 
 fn etag(seed: u64) -> String {
-    format!("{seed:016x}{:016x}", seed.wrapping_mul(0x9E37_79B9_7F4A_7C15))
+    format!(
+        "{seed:016x}{:016x}",
+        seed.wrapping_mul(0x9E37_79B9_7F4A_7C15)
+    )
 }
 
 fn list(mut out: &TcpStream, shared: &Shared, query: &str) -> std::io::Result<()> {
@@ -233,11 +236,16 @@ fn list(mut out: &TcpStream, shared: &Shared, query: &str) -> std::io::Result<()
         big,
         ..
     } = shared.shape;
-    let tree = prefix.strip_prefix("tree/").and_then(|d| d.strip_suffix('/'));
+    let tree = prefix
+        .strip_prefix("tree/")
+        .and_then(|d| d.strip_suffix('/'));
     // How many there are, and the key of each; those that end in a slash are directories.
     type Key<'a> = Box<dyn Fn(u64) -> String + 'a>;
     let (count, key): (u64, Key) = match (prefix.as_str(), tree) {
-        ("", _) => (3, Box::new(|n| ["big/", "flat/", "tree/"][n as usize].into())),
+        ("", _) => (
+            3,
+            Box::new(|n| ["big/", "flat/", "tree/"][n as usize].into()),
+        ),
         ("flat/", _) => (flat, Box::new(|n| format!("flat/{}", flat_name(n)))),
         ("tree/", _) => (dirs, Box::new(|n| format!("tree/d{n:06}/"))),
         ("big/", _) => (big, Box::new(|n| format!("big/b{n:05}"))),
@@ -252,7 +260,10 @@ fn list(mut out: &TcpStream, shared: &Shared, query: &str) -> std::io::Result<()
         use std::fmt::Write;
         let key = key(n);
         if key.ends_with('/') {
-            let _ = write!(page, "<CommonPrefixes><Prefix>{key}</Prefix></CommonPrefixes>");
+            let _ = write!(
+                page,
+                "<CommonPrefixes><Prefix>{key}</Prefix></CommonPrefixes>"
+            );
         } else if let Some((seed, size)) = object(shared, &key) {
             let _ = write!(
                 page,
@@ -305,7 +316,9 @@ fn get(
     }
     head += &format!("Content-Length: {}\r\n\r\n", range.end - range.start);
     out.write_all(head.as_bytes())?;
-    shared.bytes.fetch_add(range.end - range.start, Ordering::SeqCst);
+    shared
+        .bytes
+        .fetch_add(range.end - range.start, Ordering::SeqCst);
     let mut at = range.start;
     while at < range.end {
         let to = range.end.min(at + (64 << 10));

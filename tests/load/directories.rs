@@ -44,7 +44,10 @@ fn list_flat(mount: &Mount, count: u64, what: &str) {
     let started = Instant::now();
     let mut names = std::fs::read_dir(mount.path("flat")).unwrap();
     let first = names.next().unwrap().unwrap();
-    println!("{what}, first entry: {:.2} s", started.elapsed().as_secs_f64());
+    println!(
+        "{what}, first entry: {:.2} s",
+        started.elapsed().as_secs_f64()
+    );
     let mut seen = vec![false; count as usize];
     for entry in std::iter::once(Ok(first)).chain(names) {
         let name = entry.unwrap().file_name();
@@ -67,7 +70,11 @@ fn one_huge_directory() {
         report("mounted", Instant::now(), mount.pid());
         list_flat(&mount, count, "cold ls -f");
         // The pages, the root, and nothing a file.
-        assert!(bucket.listings() <= count.div_ceil(1000) + 2, "{}", bucket.listings());
+        assert!(
+            bucket.listings() <= count.div_ceil(1000) + 2,
+            "{}",
+            bucket.listings()
+        );
         let listings = bucket.listings();
 
         // Names are found without listing again, and without looking at all of them.
@@ -155,11 +162,19 @@ fn very_many_directories() {
         let names: HashSet<&str> = text.lines().collect();
         assert_eq!(names.len() as u64, 1 + dirs + dirs * FILES);
         assert_eq!(text.lines().count(), names.len());
-        report(&format!("{what}, {} names", names.len()), started, mount.pid());
+        report(
+            &format!("{what}, {} names", names.len()),
+            started,
+            mount.pid(),
+        );
         println!("{} pages listed", bucket.listings());
     }
     // One request a directory, however often it is walked.
-    assert!(bucket.listings() <= 2 + dirs.div_ceil(1000) + dirs, "{}", bucket.listings());
+    assert!(
+        bucket.listings() <= 2 + dirs.div_ceil(1000) + dirs,
+        "{}",
+        bucket.listings()
+    );
     let started = Instant::now();
     for dir in (0..dirs).step_by((dirs / 100) as usize) {
         let n = dir * FILES + 3;

@@ -66,7 +66,10 @@ fn two_thousand_handles_in_128_mib() {
     let handles: Vec<(u64, File)> = (0..HANDLES)
         .map(|n| {
             let file = n % files;
-            (file, File::open(mount.path(&format!("b{file:05}"))).unwrap())
+            (
+                file,
+                File::open(mount.path(&format!("b{file:05}"))).unwrap(),
+            )
         })
         .collect();
     report("2,000 handles opened", started, mount.pid());
@@ -91,7 +94,11 @@ fn two_thousand_handles_in_128_mib() {
         mount.pid(),
     );
     parts(&place);
-    println!("{} MiB fetched in {} requests", bucket.bytes() / MIB, bucket.gets());
+    println!(
+        "{} MiB fetched in {} requests",
+        bucket.bytes() / MIB,
+        bucket.gets()
+    );
     if let Some(cgroup) = &cgroup {
         assert_eq!(cgroup.killed(), 0, "the kernel killed in the cgroup");
         assert!(cgroup.holds(mount.pid()), "the daemon is gone");
@@ -126,7 +133,10 @@ fn a_ceiling_that_cannot_be_is_refused_at_once() {
         String::from_utf8(output.stderr).unwrap()
     };
     let why = refused(&["--memory", "20MiB"], None);
-    assert!(why.contains("20MiB") && why.contains("at least 48MiB"), "{why}");
+    assert!(
+        why.contains("20MiB") && why.contains("at least 48MiB"),
+        "{why}"
+    );
     let why = refused(&["--memory", "lots"], None);
     assert!(why.contains("not a size"), "{why}");
     if let Some(cgroup) = Cgroup::new(40 * MIB) {

@@ -72,7 +72,8 @@ fn parts(place: &common::mount::Place) {
     let status = place.status();
     let mount = &status["mounts"][0];
     let parts = mount["memory"]["parts"].as_array().unwrap();
-    let of = |part: &serde_json::Value, what: &str| part[what].as_u64().unwrap() as f64 / MIB as f64;
+    let of =
+        |part: &serde_json::Value, what: &str| part[what].as_u64().unwrap() as f64 / MIB as f64;
     let told: Vec<String> = parts
         .iter()
         .map(|part| {

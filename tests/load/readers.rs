@@ -58,7 +58,10 @@ fn sixty_four_readers_of_two_daemons_fetch_a_file_once() {
     let (place, bucket) = (Place::new(), bucket(size));
     let args = bucket.args("big");
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
-    let (one, two) = (place.mount_with("one", &args, |_| {}), place.mount_with("two", &args, |_| {}));
+    let (one, two) = (
+        place.mount_with("one", &args, |_| {}),
+        place.mount_with("two", &args, |_| {}),
+    );
     read_from_everywhere(&[&one, &two], size);
     assert_eq!(bucket.bytes(), size, "in {} requests", bucket.gets());
 }

@@ -175,7 +175,10 @@ async fn paths_that_only_begin_alike_are_not_below() {
     }
     let a = RelPath::new("a").unwrap();
     db.write_and_wait(Op::Forget { source, path: a }).await;
-    let known = |path: &str| db.load(source, &RelPath::new(path).unwrap(), &Room::default()).is_some();
+    let known = |path: &str| {
+        db.load(source, &RelPath::new(path).unwrap(), &Room::default())
+            .is_some()
+    };
     for (path, there) in [
         ("", true),
         ("a", false),

@@ -279,9 +279,9 @@ fn supersede_all(t: &Transaction<'_>, id: i64, new: &Directory) -> rusqlite::Res
             strong: row.get::<_, i64>(2)? & 4 != 0,
             token: row.get_ref(1)?.as_str()?.into(),
         };
-        while let Some(Ok(_)) = news.next_if(|new| {
-            new.as_ref().is_ok_and(|new| new.name.as_str() < name)
-        }) {}
+        while let Some(Ok(_)) =
+            news.next_if(|new| new.as_ref().is_ok_and(|new| new.name.as_str() < name))
+        {}
         let repeated = match news.peek() {
             Some(Err(error)) => return Err(lost(error.clone())),
             Some(Ok(new)) => new.name.as_str() == name && new.version == version,

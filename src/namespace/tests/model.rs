@@ -494,9 +494,11 @@ async fn check(world: &mut World, namespace: &Namespace) {
     while let Some(dir) = todo.pop() {
         let at = RelPath::new(&dir).unwrap();
         let list = namespace.list(&at).await.ok();
-        let names: Option<Vec<String>> = list
-            .as_ref()
-            .map(|m| m.iter().map(|e| e.unwrap().entry.name.to_string()).collect());
+        let names: Option<Vec<String>> = list.as_ref().map(|m| {
+            m.iter()
+                .map(|e| e.unwrap().entry.name.to_string())
+                .collect()
+        });
         assert_eq!(names, world.list(&dir), "the list of /{dir}");
         if let Some(peeked) = namespace.peek_list(&at) {
             let generation = peeked.ok().map(|merged| merged.generation());
