@@ -21,6 +21,7 @@ pub mod memory;
 pub mod namespace;
 pub mod path;
 pub mod rows;
+pub mod sandbox;
 pub mod source;
 pub mod tls;
 pub mod vfs;

@@ -247,14 +247,15 @@ pub(crate) enum Removal {
 }
 
 /// Removes a data file and its sidecar, unless somebody has it open.
+///
+/// The sidecar goes first: once the data's name is free, somebody else may make the pair anew, and
+/// the sidecar that is then beside it would be theirs. What is left by a crash in between is data
+/// that nobody uses and that can be evicted.
 pub(crate) fn remove_alone(path: &Path) -> io::Result<Removal> {
     let sidecar = dir::sidecar(path);
     let file = match File::open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            dir::remove(&sidecar)?;
-            return Ok(Removal::Gone);
-        }
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Removal::Gone),
         Err(error) => return Err(error),
     };
     if !lock::hold_alone(&file)? {
@@ -265,7 +266,8 @@ pub(crate) fn remove_alone(path: &Path) -> io::Result<Removal> {
         return Ok(Removal::Spared);
     }
     let beside = std::fs::metadata(&sidecar).map_or(0, |metadata| dir::allocated(&metadata));
-    dir::remove(path)?;
     dir::remove(&sidecar)?;
+    failpoint::pass("evict.sidecar");
+    dir::remove(path)?;
     Ok(Removal::Done(dir::allocated(&metadata) + beside))
 }

@@ -56,3 +56,4 @@ pub use key::ObjectKey;
 pub use object::{Object, Sealed, Watch};
 pub use report::{GcReport, VerifyProgress, VerifyReport};
 pub use stats::Stats;
+pub use trouble::Trouble;

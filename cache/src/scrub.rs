@@ -19,7 +19,9 @@ use crate::files::{self, Files, Opened};
 use crate::grain::{self, ABSENT, GRAIN, Merger};
 use crate::index::{BlobRow, Change, Place};
 use crate::key::ObjectKey;
+use crate::packs::Loaded;
 use crate::report::{GcReport, VerifyProgress, VerifyReport};
+use crate::seal::lock_blob;
 use crate::sidecar;
 
 /// Rows looked at together.
@@ -99,7 +101,7 @@ impl Verifier<'_> {
         self.report.packed += 1;
         self.report.bytes += row.size;
         let counters = &self.shared.counters;
-        if self.disk.packs.load(self.disk, counters, row).is_none() {
+        if let Loaded::Bad = self.disk.packs.load(self.disk, counters, row) {
             self.report.bad_packed += 1;
         }
         self.tell(false);
@@ -315,8 +317,11 @@ fn collect_file(disk: &Disk, kind: Kind, path: &Path, report: &mut GcReport) -> 
                 if disk.index.blob(&hash).is_some() {
                     let change = Change::BlobMeasured { hash, bytes: size };
                     disk.index.send(change, None);
-                } else {
-                    remove_orphan(path, report)?;
+                } else if let Some(_guard) = lock_blob(disk, &hash)? {
+                    // Nobody makes it just then; or has made it since, and recorded it.
+                    if disk.index.blob(&hash).is_none() {
+                        remove_orphan(path, report)?;
+                    }
                 }
             }
             None => remove_if_old(path, report)?,

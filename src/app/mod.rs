@@ -19,10 +19,12 @@ use crate::source::Source;
 use crate::source::guard::{Bandwidth, GuardOptions, Guarded};
 use crate::vfs::{LayerPolicy, Owner, Vfs};
 
+mod enclose;
 mod scrub;
 mod serve;
 mod sources;
 
+pub use enclose::{Enclosed, enclose};
 pub use serve::{READY, detach, prepare, serve};
 
 /// How long a reader waits for a listing that is known to be refreshed, before it gets the one
@@ -157,23 +159,27 @@ impl View {
 
 /// Opens the cache alone, for commands that look after it.
 pub fn open_cache_only(settings: &CacheSettings) -> Result<Cache, Error> {
-    open_cache_within(settings, svol_cache::DEFAULT_MEMORY)
+    open_with(settings, svol_cache::DEFAULT_MEMORY, Cache::open)
 }
 
-fn open_cache_within(settings: &CacheSettings, memory: u64) -> Result<Cache, Error> {
+fn open_with(
+    settings: &CacheSettings,
+    memory: u64,
+    open: impl FnOnce(svol_cache::Config) -> Result<Cache, svol_cache::Error>,
+) -> Result<Cache, Error> {
     let mut config = svol_cache::Config::new(&settings.dir);
     config.memory = memory;
     config.limit = settings
         .size
         .map(|size| size.bytes_of(disk_size(&settings.dir)));
-    Cache::open(config).map_err(|error| Error::Cache {
+    open(config).map_err(|error| Error::Cache {
         dir: settings.dir.clone(),
         error,
     })
 }
 
 fn open_cache(settings: &CacheSettings, budget: &Budget) -> Result<(Cache, Db), Error> {
-    let cache = open_cache_within(settings, budget.tier)?;
+    let cache = open_with(settings, budget.tier, Cache::open_or_in_memory)?;
     let db = Db::open_within(&settings.dir, budget.queue).unwrap_or_else(|error| {
         warn!(
             error = crate::control::causes(&error),

@@ -9,13 +9,14 @@ use tokio::runtime::Handle as Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
-use super::{Error, View};
+use super::{Enclosed, Error, View};
 use crate::cli::MountSettings;
 use crate::config;
 use crate::control::registry::Registration;
 use crate::control::server;
-use crate::fuse::mount::{self, MountSettings as KernelSettings};
-use crate::fuse::{Fuse, Notifications, prune};
+use crate::fuse::mount;
+use crate::fuse::mounter::Mounter;
+use crate::fuse::{Fuse, Notifications, Passthrough, prune};
 use crate::memory::{Budget, Ceiling};
 use crate::path::RelPath;
 use crate::source::Source;
@@ -33,10 +34,16 @@ const UMASK: u32 = 0o022;
 /// The caller's thread must not be one of the runtime's workers.
 pub fn serve(
     settings: &MountSettings,
+    enclosed: Enclosed,
     runtime: &Runtime,
     ready: impl FnOnce(),
 ) -> Result<(), Error> {
-    let mountpoint = prepare(settings)?;
+    let Enclosed {
+        mountpoint,
+        kernel,
+        mut mounter,
+        report,
+    } = enclosed;
     let system = |e: std::io::Error| Error::System(e.to_string());
     let owner = Owner {
         uid: settings.uid.unwrap_or(rustix::process::geteuid().as_raw()),
@@ -56,17 +63,18 @@ pub fn serve(
         .set_listener(Arc::new(move |dir, names| {
             notifications.changed(dir, names)
         }));
-    let kernel = KernelSettings {
-        name: format!("svol:{}", view.name),
-        allow_other: settings.allow_other,
-        noexec: settings.noexec,
-    };
+    let passthrough = Arc::new(if settings.passthrough {
+        Passthrough::wanted(&view.cache_dir)
+    } else {
+        Passthrough::unwanted()
+    });
     let requests = Budget::split(view.ceiling.bytes).request_count();
-    let filesystem = Fuse::new(view.vfs.clone(), runtime.clone()).with_requests(requests);
-    let (session, device) = mount::mount(filesystem, &mountpoint, &kernel)
+    let filesystem =
+        Fuse::new(view.vfs.clone(), runtime.clone(), passthrough.clone()).with_requests(requests);
+    let (session, device) = mount::mount(filesystem, &mut mounter, &kernel)
         .map_err(|e| Error::System(mount_error(&mountpoint, &e)))?;
     // From here on whatever happens, the mount goes.
-    let mounted = Mounted(&mountpoint);
+    let mut mounted = Mounted(&mountpoint, Some(mounter));
     pending
         .start(&view.vfs, session.notifier())
         .map_err(system)?;
@@ -74,7 +82,12 @@ pub fn serve(
     prune::start(&view.vfs, inodes, device, session.notifier()).map_err(system)?;
     let registration = Registration::new(&mountpoint).map_err(system)?;
     let control = runtime
-        .block_on(server::start(registration.record().clone(), &view))
+        .block_on(server::start(
+            registration.record().clone(),
+            &view,
+            passthrough,
+            report,
+        ))
         .map_err(|e| Error::System(format!("control socket: {e}")))?;
     super::scrub::start(view.cache.clone(), &view.cache_dir);
     info!(
@@ -96,7 +109,7 @@ pub fn serve(
         tokio::select! {
             result = &mut ended => {
                 // Somebody else may have mounted there since.
-                std::mem::forget(mounted);
+                mounted.forget();
                 match result {
                     Ok(Err(error)) => warn!(%error, "the session ended"),
                     _ => info!("unmounted"),
@@ -171,13 +184,25 @@ fn mount_error(mountpoint: &Path, error: &std::io::Error) -> String {
     format!("cannot mount at {at}: {}{hint}", said.trim())
 }
 
-/// Unmounts when dropped.
-struct Mounted<'a>(&'a Path);
+/// Unmounts when dropped, and lets the mounter go.
+struct Mounted<'a>(&'a Path, Option<Mounter>);
+
+impl Mounted<'_> {
+    /// Leaves what is mounted there alone.
+    fn forget(&mut self) {
+        self.1 = None;
+    }
+}
 
 impl Drop for Mounted<'_> {
     fn drop(&mut self) {
-        if mount::is_ours(self.0).unwrap_or(false) {
-            mount::end(self.0);
+        let Some(mut mounter) = self.1.take() else {
+            return;
+        };
+        if mount::is_ours(self.0).unwrap_or(false)
+            && let Err(error) = mounter.end()
+        {
+            warn!(mountpoint = %self.0.display(), %error, "could not unmount");
         }
     }
 }

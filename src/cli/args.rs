@@ -183,6 +183,14 @@ pub struct MountArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "true", hide_possible_values = true)]
     pub allow_other: Option<bool>,
+    /// Whether the kernel reads complete cached files itself, where it can [variable:
+    /// SVOL_PASSTHROUGH] [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "true", hide_possible_values = true)]
+    pub passthrough: Option<bool>,
+    /// Keep all privileges and core dumps, to look for a fault [variable: SVOL_NO_SANDBOX]
+    #[arg(long)]
+    pub no_sandbox: bool,
     /// Mount options as mount(8) writes them: ro, noexec, allow_other, uid=N, gid=N, umask=N and
     /// the long options above; weaker than an option of its own
     #[arg(short = 'o', value_name = "OPTIONS")]

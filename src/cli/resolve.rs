@@ -64,10 +64,16 @@ pub fn resolve_mount(
                 .switch("allow-other", args.allow_other)
                 .unwrap_or(spec.allow_other),
             noexec: merge.options.noexec,
+            passthrough: merge
+                .switch("passthrough", args.passthrough)
+                .unwrap_or(true),
             foreground: merge
                 .switch("foreground", set(args.foreground))
                 .unwrap_or(false),
             wait: merge.switch("wait", set(args.wait)).unwrap_or(false),
+            sandbox: !merge
+                .switch("no-sandbox", set(args.no_sandbox))
+                .unwrap_or(false),
             view: view?,
             log,
         })

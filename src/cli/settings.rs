@@ -48,10 +48,14 @@ pub struct MountSettings {
     pub allow_other: bool,
     /// Whether running programs from the mount is refused.
     pub noexec: bool,
+    /// Whether the kernel may read complete cached files itself.
+    pub passthrough: bool,
     /// Whether the process stays in the foreground.
     pub foreground: bool,
     /// Whether to wait until every layer was reached once before saying that the mount serves.
     pub wait: bool,
+    /// Whether the daemon gives up what it does not need.
+    pub sandbox: bool,
     /// Logging.
     pub log: LogSettings,
 }

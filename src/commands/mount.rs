@@ -40,8 +40,10 @@ pub fn mount(args: &MountArgs, log: &LogArgs) -> Result<ExitStatus, Failure> {
 }
 
 fn serve(settings: &MountSettings, background: bool) -> Result<(), Failure> {
+    // Before the first thread: the sandbox is a thread's and of those that it starts.
+    let enclosed = app::enclose(settings)?;
     let runtime = runtime()?;
-    app::serve(settings, runtime.handle(), || {
+    app::serve(settings, enclosed, runtime.handle(), || {
         if background {
             app::detach();
         }

@@ -72,12 +72,7 @@ fn default_cache() -> Option<Cache> {
         return None;
     }
     let cache = crate::app::open_cache_only(&settings).ok()?;
-    let stats = cache.stats();
-    Some(Cache {
-        dir: settings.dir,
-        limit_bytes: stats.limit,
-        used_bytes: stats.used,
-    })
+    Some(Cache::of(&cache, settings.dir))
 }
 
 fn size(bytes: u64) -> String {
@@ -91,11 +86,15 @@ fn print(status: &Status, out: &mut dyn Write) -> std::io::Result<()> {
     for mount in &status.mounts {
         writeln!(
             out,
-            "{}  volume {}, process {}, {} open files",
+            "{}  volume {}, process {}, {} open files, passthrough {}",
             mount.mountpoint.display(),
             mount.name,
             mount.pid,
-            mount.open_files
+            mount.open_files,
+            match &mount.passthrough.reason {
+                Some(why) => format!("off: {why}"),
+                None => "on".into(),
+            }
         )?;
         print_table(&mount.layers, out)?;
         if let Some(memory) = &mount.memory {
@@ -107,6 +106,16 @@ fn print(status: &Status, out: &mut dyn Write) -> std::io::Result<()> {
                 memory.from,
                 size(memory.peak_bytes)
             )?;
+            let parts = memory.parts.iter().filter(|part| part.used_bytes > 0);
+            let parts: Vec<String> = parts
+                .map(|part| {
+                    let (used, limit) = (size(part.used_bytes), size(part.limit_bytes));
+                    format!("{} {used} of {limit}", part.name)
+                })
+                .collect();
+            if !parts.is_empty() {
+                writeln!(out, "  of that: {}", parts.join(", "))?;
+            }
         }
         for layer in &mount.layers {
             let failing = layer.conditions.iter().find(|c| c.status == "False");
@@ -137,6 +146,19 @@ fn print(status: &Status, out: &mut dyn Write) -> std::io::Result<()> {
             size(cache.used_bytes),
             size(cache.limit_bytes)
         )?;
+    }
+    for mount in &status.mounts {
+        if let Some(cache) = &mount.cache
+            && let Some(last) = &cache.last_trouble
+        {
+            writeln!(
+                out,
+                "  ! {}: {} times its disk failed it, last {last}; {} not kept",
+                mount.mountpoint.display(),
+                cache.troubles,
+                size(cache.unkept_bytes)
+            )?;
+        }
     }
     Ok(())
 }

@@ -20,8 +20,10 @@ use crate::app::View;
 use crate::catalogue::{Db, Memory, RefreshReport};
 use crate::entry::Timestamp;
 use crate::fetch::Fetcher;
+use crate::fuse::Passthrough;
 use crate::memory::{Budget, Ceiling, INODE, resident};
 use crate::path::RelPath;
+use crate::sandbox;
 use crate::source::guard::{Guarded, Status as Healthy};
 use crate::vfs::Vfs;
 
@@ -33,16 +35,23 @@ struct Subject {
     guards: Vec<Guarded>,
     cache: Cache,
     cache_dir: PathBuf,
+    passthrough: Arc<Passthrough>,
     ceiling: Ceiling,
     listings: Memory,
     fetcher: Arc<Fetcher>,
     db: Db,
+    sandbox: sandbox::Report,
 }
 
 type Answer<T> = Result<Json<T>, (StatusCode, String)>;
 
 /// Starts answering on the record's socket, which only this user may open.
-pub async fn start(record: Record, view: &View) -> std::io::Result<JoinHandle<()>> {
+pub async fn start(
+    record: Record,
+    view: &View,
+    passthrough: Arc<Passthrough>,
+    sandbox: sandbox::Report,
+) -> std::io::Result<JoinHandle<()>> {
     let listener = tokio::net::UnixListener::bind(&record.socket)?;
     std::fs::set_permissions(&record.socket, std::fs::Permissions::from_mode(0o600))?;
     let subject = Arc::new(Subject {
@@ -52,16 +61,20 @@ pub async fn start(record: Record, view: &View) -> std::io::Result<JoinHandle<()
         guards: view.guards.clone(),
         cache: view.cache.clone(),
         cache_dir: view.cache_dir.clone(),
+        passthrough,
         ceiling: view.ceiling.clone(),
         listings: view.listings.clone(),
         fetcher: view.fetcher.clone(),
         db: view.db.clone(),
+        sandbox,
     });
     let app = Router::new()
         .route("/status", get(status))
         .route("/refresh", post(refresh))
-        .route("/explain", get(explain))
-        .with_state(subject);
+        .route("/explain", get(explain));
+    #[cfg(feature = "failpoints")]
+    let app = app.route("/attempt", post(attempt));
+    let app = app.with_state(subject);
     Ok(tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, app).await {
             tracing::warn!(%error, "the control socket closed");
@@ -93,6 +106,18 @@ async fn explain(
         .map_err(|e| (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))
 }
 
+/// Tries what the sandbox has to refuse; answers with the number of the error, or 0.
+#[cfg(feature = "failpoints")]
+async fn attempt(Query(query): Query<BTreeMap<String, String>>) -> Answer<Option<i32>> {
+    let get = |name: &str| query.get(name).cloned().unwrap_or_default();
+    let (what, path) = (get("what"), PathBuf::from(get("path")));
+    let tried = move || sandbox::trial::attempt(&what, &path);
+    tokio::task::spawn_blocking(tried)
+        .await
+        .map(Json)
+        .map_err(|e| (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))
+}
+
 fn described(report: &RefreshReport) -> serde_json::Value {
     let errors: Vec<String> = report
         .errors
@@ -118,7 +143,6 @@ fn path_of(query: &BTreeMap<String, String>) -> Result<RelPath, (StatusCode, Str
 
 impl Subject {
     fn status(&self) -> status::Mount {
-        let stats = self.cache.stats();
         let (inodes, open_files) = self.vfs.in_use();
         status::Mount {
             mountpoint: self.record.mountpoint.clone(),
@@ -126,14 +150,21 @@ impl Subject {
             pid: self.record.pid,
             socket: self.record.socket.clone(),
             layers: (0..self.guards.len()).map(|i| self.layer(i)).collect(),
-            cache: Some(status::Cache {
-                dir: self.cache_dir.clone(),
-                limit_bytes: stats.limit,
-                used_bytes: stats.used,
-            }),
-            memory: Some(self.memory(stats.memory_used, inodes as u64)),
+            cache: Some(status::Cache::of(&self.cache, self.cache_dir.clone())),
+            memory: Some(self.memory(self.cache.stats().memory_used, inodes as u64)),
+            sandbox: self.sandbox.clone(),
             inodes: inodes as u64,
             open_files: open_files as u64,
+            passthrough: self.passed(),
+        }
+    }
+
+    fn passed(&self) -> status::Passthrough {
+        let state = self.passthrough.state();
+        status::Passthrough {
+            on: state.on,
+            reason: state.reason,
+            opens: state.opens,
         }
     }
 

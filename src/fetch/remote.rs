@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use svol_cache::Object;
+use svol_cache::{Object, Sealed};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, OwnedMutexGuard};
 use tokio::time::Instant;
@@ -19,7 +19,7 @@ use super::window::Advice;
 use super::{Counters, Fetcher, add, plan};
 use crate::entry::{Digest, Entry};
 use crate::path::RelPath;
-use crate::source::{Error, ErrorKind, Result, Source};
+use crate::source::{Error, ErrorKind, Result, Source, progress};
 
 /// How often in a row a body that broke off with little to show is taken up again where it ended.
 const RESUMES: u32 = 4;
@@ -146,10 +146,23 @@ impl Remote {
     /// Fills `buf` from `offset` on if all of it is here and verified; never waits for a source.
     /// Returns the bytes read, fewer than asked only at the end of the object.
     pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> Option<usize> {
-        if self.pin.entry.digest.is_some() && !matches!(self.digest_checked.get(), Some(Ok(()))) {
+        if !self.is_as_promised() {
             return None;
         }
         self.object.read_at(offset, buf)
+    }
+
+    /// Returns the file that holds all of it, verified; nothing while there is none.
+    pub fn sealed_file(&self) -> Option<Sealed> {
+        if !self.is_as_promised() {
+            return None;
+        }
+        self.object.sealed_file()
+    }
+
+    /// Returns whether the bytes need not be compared with a digest first.
+    fn is_as_promised(&self) -> bool {
+        self.pin.entry.digest.is_none() || matches!(self.digest_checked.get(), Some(Ok(())))
     }
 
     /// Hands `take` the bytes of `len` at `offset`, after fetching what is missing. Fewer only at
@@ -438,10 +451,10 @@ impl Remote {
         let began = Instant::now();
         let mut resumes = 0;
         while let Some(range) = claims.rest() {
-            let body = self
+            let reading = self
                 .source
-                .read(&self.pin.path, self.entry(), range.clone())
-                .await?;
+                .read(&self.pin.path, self.entry(), range.clone());
+            let body = self.while_alive(reading).await?;
             self.learn(&body)?;
             if body.range != range {
                 if body.range != (0..self.size()) {
@@ -489,6 +502,20 @@ impl Remote {
             }
         }
         Ok(true)
+    }
+
+    /// Waits for `work`, and takes each sign of life from it for progress: a source that serves
+    /// others before us keeps nobody waiting in vain.
+    async fn while_alive<T>(&self, work: impl Future<Output = T>) -> T {
+        let alive = Arc::new(Notify::new());
+        let work = progress::watched(alive.clone(), work);
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                () = alive.notified() => self.progressed(),
+            }
+        }
     }
 
     /// Claims all that is missing, for a whole body that has come; nothing if others have some of

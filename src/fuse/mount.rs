@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
+use fuser::{BackgroundSession, Config, Session, SessionACL};
 use rustix::mount::{MountFlags, UnmountFlags};
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use super::Fuse;
+use super::mounter::Mounter;
 use crate::memory::Hierarchy;
 
 /// The file system type that our mounts have in /proc/mounts.
@@ -278,7 +279,7 @@ pub fn answers(path: &Path) -> Option<io::Result<()>> {
 }
 
 /// How to mount.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct MountSettings {
     /// What `df` and /proc/mounts name as the mounted thing.
     pub name: String,
@@ -288,12 +289,13 @@ pub struct MountSettings {
     pub noexec: bool,
 }
 
-/// Mounts `filesystem` and starts serving it, on threads of its own.
+/// Mounts `filesystem` through `mounter` and starts serving it, on threads of its own. After an
+/// error nothing is mounted.
 ///
-/// Also returns a second descriptor of the device, where there is one: for what fuser cannot say.
+/// Also returns a second descriptor of the device: for what fuser cannot say to the kernel.
 pub fn mount(
     filesystem: Fuse,
-    mountpoint: &Path,
+    mounter: &mut Mounter,
     settings: &MountSettings,
 ) -> io::Result<(BackgroundSession, Option<OwnedFd>)> {
     let mut config = Config::default();
@@ -303,40 +305,37 @@ pub fn mount(
         SessionACL::Owner
     };
     config.n_threads = Some(THREADS);
-    let mut second = None;
-    let session = match mount_as_root(mountpoint, settings)? {
-        Some(device) => {
-            second = device.try_clone().ok();
-            let unmounted = |error| {
-                let _ = unmount(mountpoint, true);
-                error
-            };
-            let acl = config.acl;
-            Session::from_fd(filesystem, device, acl, config).map_err(unmounted)?
-        }
-        None => {
-            config.mount_options = options(settings);
-            Session::new(filesystem, mountpoint, &config)?
-        }
-    };
-    let session = session.spawn()?;
-    set_read_ahead(mountpoint);
-    Ok((session, second))
+    let acl = config.acl;
+    let device = mounter.mount()?;
+    let second = device.try_clone().ok();
+    let session = Session::from_fd(filesystem, device, acl, config).and_then(Session::spawn);
+    if session.is_err() {
+        let _ = mounter.end();
+    } else if let Err(error) = mounter.raise_read_ahead() {
+        debug!(%error, "the kernel's read-ahead stays as it is");
+    }
+    Ok((session?, second))
+}
+
+/// Mounts, and returns the open /dev/fuse of the mount.
+pub(super) fn mount_device(mountpoint: &Path, settings: &MountSettings) -> io::Result<OwnedFd> {
+    match mount_as_root(mountpoint, settings)? {
+        Some(device) => Ok(device),
+        None => super::mounter::through_fusermount(mountpoint, &options(settings)),
+    }
 }
 
 /// What fusermount3 is told.
-fn options(settings: &MountSettings) -> Vec<MountOption> {
-    let mut options = vec![
-        MountOption::FSName(device_name(settings)),
-        MountOption::Subtype("svol".into()),
-        MountOption::RO,
-        MountOption::NoSuid,
-        MountOption::NoDev,
-        MountOption::NoAtime,
-        MountOption::DefaultPermissions,
-    ];
+fn options(settings: &MountSettings) -> String {
+    let mut options = format!(
+        "fsname={},subtype=svol,ro,nosuid,nodev,noatime,default_permissions",
+        device_name(settings)
+    );
     if settings.noexec {
-        options.push(MountOption::NoExec);
+        options.push_str(",noexec");
+    }
+    if settings.allow_other {
+        options.push_str(",allow_other");
     }
     options
 }
@@ -386,19 +385,12 @@ fn mount_as_root(mountpoint: &Path, settings: &MountSettings) -> io::Result<Opti
 }
 
 /// Raises the kernel's read-ahead for the mount, which only root may.
-fn set_read_ahead(mountpoint: &Path) {
-    let device = mounts().ok().and_then(|all| {
-        all.into_iter()
-            .rev()
-            .find(|m| m.mountpoint == mountpoint)
-            .map(|m| m.device)
-    });
-    if let Some(device) = device {
-        let file = format!("/sys/class/bdi/{device}/read_ahead_kb");
-        if let Err(error) = std::fs::write(&file, READ_AHEAD_KB.to_string()) {
-            debug!(file, %error, "the kernel's read-ahead stays as it is");
-        }
-    }
+pub(super) fn set_read_ahead(mountpoint: &Path) -> io::Result<()> {
+    let all = mounts()?;
+    let mount = all.iter().rev().find(|m| m.mountpoint == mountpoint);
+    let device = &mount.ok_or(io::ErrorKind::NotFound)?.device;
+    let file = format!("/sys/class/bdi/{device}/read_ahead_kb");
+    std::fs::write(&file, READ_AHEAD_KB.to_string())
 }
 
 /// Unmounts. `lazy` detaches it at once, even while it is in use or dead.
@@ -436,14 +428,13 @@ fn fusermount(mountpoint: &Path, lazy: bool) -> io::Result<()> {
 }
 
 /// Unmounts for good, as at the end of the daemon: politely, then lazily.
-pub fn end(mountpoint: &Path) {
-    if let Err(error) = unmount(mountpoint, false) {
-        debug!(mountpoint = %mountpoint.display(), %error, "in use; detaching it");
-        if let Err(error) = unmount(mountpoint, true)
-            && error.raw_os_error() != Some(rustix::io::Errno::INVAL.raw_os_error())
-        {
-            warn!(mountpoint = %mountpoint.display(), %error, "could not unmount");
+pub(super) fn end(mountpoint: &Path) -> io::Result<()> {
+    match unmount(mountpoint, false).or_else(|_| unmount(mountpoint, true)) {
+        // Somebody else was faster.
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => {
+            Ok(())
         }
+        other => other,
     }
 }
 

@@ -14,6 +14,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use fuser::{INodeNo, Notifier};
+use rustix::io::Errno;
 use tracing::{debug, info};
 
 use crate::vfs::{Idle, Vfs};
@@ -77,9 +78,14 @@ impl Asking {
         if let Some(device) = &self.device {
             match rustix::io::write(device, &prune_message(idle)) {
                 Ok(_) => return,
-                Err(error) => {
-                    info!(%error, "this kernel lets go of inodes by name only");
+                Err(Errno::INVAL) => {
+                    info!("this kernel lets go of inodes by name only");
                     self.device = None;
+                }
+                // The mount ends, say.
+                Err(error) => {
+                    debug!(%error, "the kernel did not let go of inodes");
+                    return;
                 }
             }
         }

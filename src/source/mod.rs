@@ -19,7 +19,7 @@ pub mod http;
 mod listing;
 pub mod local;
 pub mod memory;
-mod progress;
+pub(crate) mod progress;
 pub mod s3;
 mod secret;
 mod wire;

@@ -25,6 +25,7 @@ use crate::path::{Name, RelPath};
 use crate::source::{ErrorKind, Source};
 
 mod attr;
+mod cookie;
 mod error;
 mod file;
 mod hidden;
@@ -36,6 +37,7 @@ mod xattr;
 pub use attr::{Attr, Owner};
 pub use error::{Error, Result};
 pub use node::{Idle, Ino, ROOT};
+pub use open::Backing;
 
 use file::Handle;
 use hidden::HiddenNames;
@@ -371,18 +373,22 @@ impl Vfs {
     ) -> Result<()> {
         let dir = self.dirs.get(handle).ok_or(Error::Stale)?;
         debug_assert_eq!(dir.node.ino, ino);
-        let listing = {
+        let (listing, from) = {
             let mut held = dir.listing.write().unwrap_or_else(PoisonError::into_inner);
-            // Rewound: POSIX wants the present state.
-            if offset == 0
+            let mut from = cookie::resume(&held, offset)?;
+            // Rewound: POSIX wants the present state. Of another listing: that which the kernel's
+            // cache has by now.
+            if (offset == 0 || from.is_none())
                 && let Some(Ok(now)) = self.namespace.peek_list(&dir.node.path)
+                && let Some(at) = cookie::resume(&now, offset)?
             {
                 *held = now;
+                from = Some(at);
             }
-            held.clone()
+            (held.clone(), from.unwrap_or_else(|| cookie::guess(offset)))
         };
         let node = &dir.node;
-        for at in offset..2 {
+        for at in offset..cookie::FIRST {
             let path = match at {
                 0 => node.path.clone(),
                 _ => node.path.parent().unwrap_or_else(RelPath::root),
@@ -400,7 +406,6 @@ impl Vfs {
                 return Ok(());
             }
         }
-        let from = usize::try_from(offset.saturating_sub(2)).unwrap_or(usize::MAX);
         let fresh_for = listing.fresh_for();
         for (at, found) in (from..).zip(listing.iter_from(from)) {
             // What was taken goes first; who asks for more then gets the error.
@@ -422,7 +427,7 @@ impl Vfs {
                 )
             };
             let entry = DirEntry {
-                next: at as u64 + 3,
+                next: cookie::behind(at, name.as_str()),
                 name: name.as_str(),
                 attr,
                 ttl,

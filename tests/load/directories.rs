@@ -107,6 +107,11 @@ fn one_huge_directory() {
         println!("{} pages in all", bucket.listings());
         parts(&place);
         within(mount.pid(), ceiling);
+        let log = mount.log();
+        assert!(
+            !log.contains("stays in memory"),
+            "nothing was put aside\n{log}"
+        );
     }
 
     // What an earlier mount knew is there without a request, in as little memory.

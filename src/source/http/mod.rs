@@ -621,7 +621,7 @@ impl Source for HttpSource {
         let now = validate::described(entry.name.clone(), Some(size), headers);
         // The one that is pinned stays, so that it is the same throughout.
         let validator = entry.validator.clone().or(now.validator);
-        Ok(wire::body(response, got, size, validator))
+        wire::body(response, got, size, validator)
     }
 
     fn same_version(&self, before: &Entry, now: &Entry) -> bool {

@@ -83,6 +83,24 @@ pub struct S3Settings {
     pub ca_bundle: Option<std::path::PathBuf>,
 }
 
+/// Returns the files of this machine that a source with `profile` may read, now or later: those
+/// with keys, tokens and certificates. Blocks on the disk of the configuration files.
+pub fn local_files(profile: Option<&str>, env: &Env) -> Vec<std::path::PathBuf> {
+    const VARIABLES: [&str; 3] = [
+        "AWS_WEB_IDENTITY_TOKEN_FILE",
+        "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+        "AWS_CA_BUNDLE",
+    ];
+    let files = profile::Files::new(profile, env);
+    let mut all = files.paths().map(std::path::Path::to_owned).to_vec();
+    all.extend(VARIABLES.iter().filter_map(|v| env.get(v)).map(Into::into));
+    if let Ok(profile) = files.load() {
+        let named = ["web_identity_token_file", "ca_bundle"];
+        all.extend(named.iter().filter_map(|k| profile.get(k)).map(Into::into));
+    }
+    all
+}
+
 /// A bucket, or a part of one.
 pub struct S3Source {
     bucket: String,
@@ -486,7 +504,7 @@ impl Source for S3Source {
         let response = self.expect(response, &wanted).await?;
 
         match check_reply(entry, &range, response.status(), response.headers()) {
-            Ok((got, size, etag)) => Ok(wire::body(response, got, size, etag)),
+            Ok((got, size, etag)) => wire::body(response, got, size, etag),
             Err(error) => {
                 wire::discard(response).await;
                 Err(error)
