@@ -117,3 +117,27 @@ fn prune_message(idle: &[Idle]) -> Vec<u8> {
     }
     message
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_message_is_as_the_kernel_reads_it() {
+        let inode = |ino| Idle {
+            ino,
+            parent: 1,
+            name: None,
+            is_dir: false,
+        };
+        let message = prune_message(&[inode(7), inode(8)]);
+        let words: Vec<u32> = message
+            .chunks(4)
+            .map(|word| u32::from_ne_bytes(word.try_into().unwrap()))
+            .collect();
+        assert_eq!(words[..5], [48, 9, 0, 0, 2]);
+        assert_eq!(words[5..8], [0; 3]);
+        assert_eq!(message[32..40], 7_u64.to_ne_bytes());
+        assert_eq!(message[40..], 8_u64.to_ne_bytes());
+    }
+}

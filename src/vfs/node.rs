@@ -308,6 +308,40 @@ mod tests {
     }
 
     #[test]
+    fn a_crowd_is_told_of_and_only_the_surplus_is_idle() {
+        let nodes = Nodes::new();
+        let look_up = |ino: Ino| {
+            let path = RelPath::new(&format!("f{ino}")).unwrap();
+            let what = What::Leaf {
+                layer: 0,
+                source_path: path.clone(),
+                entry: file("1"),
+            };
+            nodes.look_up(ino, path, what)
+        };
+        let told = Arc::new(AtomicUsize::new(0));
+        let tell = told.clone();
+        nodes.on_crowd(
+            16,
+            Box::new(move || drop(tell.fetch_add(1, Ordering::Relaxed))),
+        );
+        (2..18).for_each(|ino| drop(look_up(ino)));
+        assert_eq!(told.load(Ordering::Relaxed), 0);
+        (18..38).for_each(|ino| drop(look_up(ino)));
+        assert_eq!(told.load(Ordering::Relaxed), 20);
+        assert_eq!(nodes.idle(5).len(), 5);
+        // 36 of them, and 14 may stay.
+        let idle = nodes.idle(100);
+        assert_eq!(idle.len(), 22);
+        assert_eq!(idle[0].parent, ROOT);
+        for inode in idle {
+            nodes.forget(inode.ino, 1);
+        }
+        assert_eq!(nodes.len(), 14);
+        assert!(nodes.idle(100).is_empty());
+    }
+
+    #[test]
     fn forgotten_nodes_go_and_known_ones_stay() {
         let nodes = Nodes::new();
         let path = RelPath::new("f").unwrap();
