@@ -123,7 +123,7 @@ fn no_input_is_too_odd() {
             "glob" | "volume" | "web_manifest" | "words" => 10,
             _ => 1,
         };
-        let runs = number("FUZZ_RUNS").unwrap_or(2_000) / share;
+        let runs = number("FUZZ_RUNS").unwrap_or(1_000) / share;
         let seeds: Vec<Vec<u8>> = kept.into_iter().map(|(_, data)| data).collect();
         let mut mutator = Mutator::new(seed, seeds);
         let (started, mut done) = (Instant::now(), 0);
