@@ -14,7 +14,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use object_store::aws::AwsAuthorizer;
 use object_store::client::{HttpRequest, HttpRequestBody};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::{self, HeaderMap, HeaderValue};
 use reqwest::{Method, Response, StatusCode};
 use tokio::sync::OnceCell;
@@ -27,6 +27,8 @@ use crate::path::{Name, RelPath};
 
 mod credentials;
 mod env;
+#[cfg(feature = "failpoints")]
+pub(super) mod fuzzing;
 mod list;
 mod profile;
 mod reply;
@@ -510,6 +512,8 @@ impl Source for S3Source {
         } else {
             self.join(path)
         };
+        // Only what a terminal would obey is escaped: it is the key's name as the AWS tools write it.
+        let key = utf8_percent_encode(&key, CONTROLS);
         format!("s3://{}/{key}", self.bucket)
     }
 
