@@ -251,14 +251,15 @@ pub(crate) enum Removal {
 }
 
 /// Removes a data file and its sidecar, unless somebody has it open.
+///
+/// The sidecar first, while nobody else gets at the data: who makes the file anew begins with the
+/// data, and must not lose the sidecar that comes next. For the same reason a sidecar alone is left
+/// to `gc`, which waits until it is old.
 pub(crate) fn remove_alone(path: &Path) -> io::Result<Removal> {
     let sidecar = dir::sidecar(path);
     let file = match File::open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            dir::remove(&sidecar)?;
-            return Ok(Removal::Gone);
-        }
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Removal::Gone),
         Err(error) => return Err(error),
     };
     if !lock::hold_alone(&file)? {
@@ -269,7 +270,7 @@ pub(crate) fn remove_alone(path: &Path) -> io::Result<Removal> {
         return Ok(Removal::Spared);
     }
     let beside = std::fs::metadata(&sidecar).map_or(0, |metadata| dir::allocated(&metadata));
-    dir::remove(path)?;
     dir::remove(&sidecar)?;
+    dir::remove(path)?;
     Ok(Removal::Done(dir::allocated(&metadata) + beside))
 }

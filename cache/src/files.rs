@@ -117,6 +117,10 @@ fn finish_opening(
     let Some(header) = Header::read(&sidecar)?.filter(|header| header.size == size) else {
         return Ok((Opened::Bad("its sidecar is damaged"), None));
     };
+    // The sidecar was found by name: it is this file's if the file still had its own by then.
+    if !dir::still_names(path, &metadata) {
+        return Ok((Opened::Busy, None));
+    }
     let files = Files {
         identity: Identity {
             dev: metadata.dev(),
@@ -164,8 +168,9 @@ pub(crate) fn create_partial(dir: &Dir, key: &ObjectKey, size: u64) -> io::Resul
             Opened::Absent => return Ok(None),
             Opened::Bad(reason) => {
                 tracing::warn!(object = %key, reason, "partial dropped");
-                dir::remove(&path)?;
+                // In this order: who makes a new one begins with the data.
                 dir::remove(&sidecar_path)?;
+                dir::remove(&path)?;
             }
         }
     }

@@ -287,7 +287,7 @@ impl Inner {
         if ours.is_ok_and(|ours| dir::still_names(&path, &ours)) {
             self.shared.counters.healed.add(1);
             tracing::warn!(object = %self.key, "partial dropped that is of no use");
-            for path in [&path, &dir::sidecar(&path)] {
+            for path in [&dir::sidecar(&path), &path] {
                 if let Err(error) = dir::remove(path) {
                     self.note_trouble("remove a file", &error);
                 }

@@ -247,8 +247,8 @@ fn seal_partial(
     };
     let counters = &inner.shared.counters;
     let (seal, bytes) = if let Some(existing) = &existing {
-        dir::remove(&partial)?;
         dir::remove(&dir::sidecar(&partial))?;
+        dir::remove(&partial)?;
         counters.deduplicated.add(1);
         let metadata = [existing.data.metadata()?, existing.sidecar.metadata()?];
         (None, metadata.iter().map(dir::allocated).sum())
