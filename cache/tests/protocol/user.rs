@@ -55,6 +55,8 @@ pub enum At {
     RenameSidecar,
     RenameData,
     Record,
+    /// A blob without a seal is sealed again.
+    SealAgain,
     /// Reads once more what it has open.
     Again,
     Done,
@@ -291,7 +293,7 @@ impl User {
                 self.verified = ALL;
                 self.served = true;
                 if self.is_blob {
-                    At::Again
+                    At::SealAgain
                 } else {
                     At::LockSeal
                 }
@@ -411,6 +413,14 @@ impl User {
                 disk.partial_counted = false;
                 disk.blob_lock = None;
                 disk.files[file].lifecycle = None;
+                At::Again
+            }
+            At::SealAgain => {
+                if !disk.blob_counted {
+                    disk.intended = true;
+                    disk.blob_counted = true;
+                    disk.partial_counted = false;
+                }
                 At::Again
             }
             At::Again => {
