@@ -210,7 +210,11 @@ fn remove(shared: &Shared, disk: &Disk, candidate: &Candidate) -> io::Result<Opt
         },
         _ => None,
     };
-    let freed = match remove_alone(&path)? {
+    let order = match candidate.what {
+        What::Partial(_) => Sidecar::First,
+        What::Blob(_) | What::Pack(_) => Sidecar::Last,
+    };
+    let freed = match remove_alone(&path, order)? {
         Removal::Spared => return Ok(None),
         Removal::Gone => candidate.bytes,
         Removal::Done(bytes) => bytes,
@@ -250,16 +254,29 @@ pub(crate) enum Removal {
     Done(u64),
 }
 
+/// When the sidecar goes that is beside a data file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sidecar {
+    /// Before the data, while nobody else gets at that: who makes the file anew begins with the
+    /// data, and must not lose the sidecar that comes next. For the same reason a sidecar alone is
+    /// left to `gc`, which waits until it is old.
+    First,
+    /// After the data. For a blob, whose lock keeps off who makes it anew: a crash in between
+    /// leaves a sidecar, not a blob that looks damaged.
+    Last,
+}
+
 /// Removes a data file and its sidecar, unless somebody has it open.
-///
-/// The sidecar first, while nobody else gets at the data: who makes the file anew begins with the
-/// data, and must not lose the sidecar that comes next. For the same reason a sidecar alone is left
-/// to `gc`, which waits until it is old.
-pub(crate) fn remove_alone(path: &Path) -> io::Result<Removal> {
+pub(crate) fn remove_alone(path: &Path, order: Sidecar) -> io::Result<Removal> {
     let sidecar = dir::sidecar(path);
     let file = match File::open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Removal::Gone),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            if order == Sidecar::Last {
+                dir::remove(&sidecar)?;
+            }
+            return Ok(Removal::Gone);
+        }
         Err(error) => return Err(error),
     };
     if !lock::hold_alone(&file)? {
@@ -270,7 +287,11 @@ pub(crate) fn remove_alone(path: &Path) -> io::Result<Removal> {
         return Ok(Removal::Spared);
     }
     let beside = std::fs::metadata(&sidecar).map_or(0, |metadata| dir::allocated(&metadata));
-    dir::remove(&sidecar)?;
-    dir::remove(path)?;
+    let (first, last) = match order {
+        Sidecar::First => (&*sidecar, path),
+        Sidecar::Last => (path, &*sidecar),
+    };
+    dir::remove(first)?;
+    dir::remove(last)?;
     Ok(Removal::Done(dir::allocated(&metadata) + beside))
 }

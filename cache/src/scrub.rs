@@ -14,7 +14,7 @@ use crate::backing::State;
 use crate::cache::{Disk, Shared};
 use crate::dir::{self, Kind};
 use crate::error::Error;
-use crate::evict::{Removal, evict, remove_alone};
+use crate::evict::{Removal, Sidecar, evict, remove_alone};
 use crate::files::{self, Files, Opened};
 use crate::grain::{self, ABSENT, GRAIN, Merger};
 use crate::index::{BlobRow, Change, Place};
@@ -373,7 +373,7 @@ fn collect_partial(
 }
 
 fn remove_orphan(path: &Path, report: &mut GcReport) -> io::Result<()> {
-    if let Removal::Done(bytes) = remove_alone(path)? {
+    if let Removal::Done(bytes) = remove_alone(path, Sidecar::First)? {
         report.orphans += 1;
         report.freed_bytes += bytes;
     }

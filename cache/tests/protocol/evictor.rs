@@ -28,7 +28,7 @@ pub struct Evictor {
     pub order: Order,
 }
 
-/// In which order it removes a data file and its sidecar.
+/// In which order it removes a partial's data and its sidecar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Order {
     /// The sidecar while nobody can open the data, and nothing of a partial that is not there.
@@ -97,7 +97,7 @@ impl Evictor {
                 self.file = place.data;
                 match self.file {
                     Some(_) => At::Alone,
-                    None if self.order == Order::DataFirst => At::Beside,
+                    None if self.is_data_first() => At::Beside,
                     None => At::DropRow,
                 }
             }
@@ -120,16 +120,16 @@ impl Evictor {
                 At::First
             }
             At::First => {
-                match self.order {
-                    Order::SidecarFirst => self.unlink_sidecar(disk),
-                    Order::DataFirst => self.unlink(disk, file)?,
+                match self.is_data_first() {
+                    false => self.unlink_sidecar(disk),
+                    true => self.unlink(disk, file)?,
                 }
                 At::Second
             }
             At::Second => {
-                match self.order {
-                    Order::SidecarFirst => self.unlink(disk, file)?,
-                    Order::DataFirst => self.unlink_sidecar(disk),
+                match self.is_data_first() {
+                    false => self.unlink(disk, file)?,
+                    true => self.unlink_sidecar(disk),
                 }
                 At::DropRow
             }
@@ -159,6 +159,11 @@ impl Evictor {
         };
         self.at = then;
         Ok(true)
+    }
+
+    /// Of a blob always: its lock keeps off who makes it anew.
+    fn is_data_first(&self) -> bool {
+        self.of_blob || self.order == Order::DataFirst
     }
 
     fn unlink(&self, disk: &mut Disk, file: Id) -> Result<(), &'static str> {
