@@ -19,6 +19,18 @@ check: fmt-check lint doc test ## Everything that has to pass before a commit.
 test: setup ## Runs all tests, on real mounts and real servers on loopback.
 	PROPTEST_RNG_SEED=$(SEED) $(CARGO) test --workspace --features failpoints --no-fail-fast
 
+# How long `make model` looks: cases of the filesystem's model, orders of the cache's threads.
+CASES ?= 1000
+ORDERS ?= 5000
+
+.PHONY: model
+model: ## Compares the core with its model at length (CASES=1000 ORDERS=5000, SEED as above).
+	PROPTEST_RNG_SEED=$(SEED) PROPTEST_CASES=$(CASES) $(CARGO) test --features failpoints --test model
+	PROPTEST_RNG_SEED=$(SEED) PROPTEST_CASES=$(CASES) $(CARGO) test -p svol-cache --test model
+	SHUTTLE_SEED=$(SEED) SHUTTLE_ITERATIONS=$(ORDERS) \
+	  $(CARGO) test -p svol-cache --features shuttle --test shuttle
+	PROTOCOL_CRASHES=1 $(CARGO) test -p svol-cache --test protocol -- --nocapture
+
 bench: ## Measures; prints ratios against peers and floors of the same run.
 	tests/setup.sh bench
 	$(CARGO) bench --bench mount

@@ -15,7 +15,7 @@ mod disk;
 mod evictor;
 mod user;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashSet, VecDeque};
 
 use disk::{Disk, Id, Pid};
 use evictor::{Evictor, Order};
@@ -137,10 +137,9 @@ impl State {
 
 /// Goes through all states that can come to be.
 fn explore(start: State) -> Explored {
-    let mut seen: HashMap<State, Option<(usize, Move)>> = HashMap::new();
+    let mut seen = HashSet::from([start.clone()]);
     let mut order: Vec<(Option<usize>, Option<Move>)> = vec![(None, None)];
-    let mut todo = VecDeque::from([(0, start.clone())]);
-    seen.insert(start, None);
+    let mut todo = VecDeque::from([(0, start)]);
     let path = |order: &[(Option<usize>, Option<Move>)], mut at: usize, last: Option<Move>| {
         let mut moves: Vec<String> = last.iter().map(|m| format!("{m:?}")).collect();
         while let (Some(before), Some(movement)) = order[at] {
@@ -166,8 +165,7 @@ fn explore(start: State) -> Explored {
                 Err(why) => return Err((why.into(), path(&order, at, Some(movement)))),
             };
             goes_on |= !matches!(movement, Move::UserDies(_) | Move::EvictorDies);
-            if !seen.contains_key(&next) {
-                seen.insert(next.clone(), None);
+            if seen.insert(next.clone()) {
                 order.push((Some(at), Some(movement)));
                 todo.push_back((order.len() - 1, next));
             }
