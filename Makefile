@@ -31,6 +31,10 @@ model: ## Compares the core with its model at length (CASES=1000 ORDERS=5000, SE
 	  $(CARGO) test -p svol-cache --features shuttle --test shuttle
 	PROTOCOL_CRASHES=1 $(CARGO) test -p svol-cache --test protocol -- --nocapture
 
+.PHONY: soak
+soak: setup ## Reads under all faults at once for SVOL_SOAK_SECONDS (600), compares every byte.
+	SVOL_SOAK_SECONDS=$${SVOL_SOAK_SECONDS:-600} $(CARGO) test --features failpoints --test soak -- --nocapture
+
 bench: ## Measures; prints ratios against peers and floors of the same run.
 	tests/setup.sh bench
 	$(CARGO) bench --bench mount

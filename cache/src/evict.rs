@@ -5,7 +5,7 @@
 //! crash leaves a row that says too much, never a file that nobody counts.
 //!
 //! One thread does it, when told or once a second; it also keeps the coarse clock, and the numbers
-//! of the quota, up to date.
+//! of the quota, up to date, and sweeps (see `collect`).
 
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Condvar, Mutex, PoisonError, Weak};
@@ -16,6 +16,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::cache::{Disk, Shared};
+use crate::collect::Sweep;
 use crate::dir::{self, Kind};
 use crate::failpoint;
 use crate::index::{Candidate, Change, What};
@@ -82,6 +83,7 @@ impl Evictor {
 
     /// Evicts until stopped, or until the cache is gone.
     pub(crate) fn run(&self, cache: &Weak<Shared>) {
+        let mut sweep = Sweep::default();
         while !self.stopped.load(Ordering::Relaxed) {
             let wanted = {
                 let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -109,6 +111,8 @@ impl Evictor {
             state.rounds += 1;
             state.exhausted = (freed < excess).then(Instant::now);
             self.done.notify_all();
+            drop(state);
+            sweep.step(disk);
         }
     }
 }
@@ -210,11 +214,7 @@ fn remove(shared: &Shared, disk: &Disk, candidate: &Candidate) -> io::Result<Opt
         },
         _ => None,
     };
-    let order = match candidate.what {
-        What::Partial(_) => Sidecar::First,
-        What::Blob(_) | What::Pack(_) => Sidecar::Last,
-    };
-    let freed = match remove_alone(&path, order)? {
+    let freed = match remove_alone(&path)? {
         Removal::Spared => return Ok(None),
         Removal::Gone => candidate.bytes,
         Removal::Done(bytes) => bytes,
@@ -254,29 +254,16 @@ pub(crate) enum Removal {
     Done(u64),
 }
 
-/// When the sidecar goes that is beside a data file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Sidecar {
-    /// Before the data, while nobody else gets at that: who makes the file anew begins with the
-    /// data, and must not lose the sidecar that comes next. For the same reason a sidecar alone is
-    /// left to `gc`, which waits until it is old.
-    First,
-    /// After the data. For a blob, whose lock keeps off who makes it anew: a crash in between
-    /// leaves a sidecar, not a blob that looks damaged.
-    Last,
-}
-
 /// Removes a data file and its sidecar, unless somebody has it open.
-pub(crate) fn remove_alone(path: &Path, order: Sidecar) -> io::Result<Removal> {
+///
+/// The sidecar goes first: once the data's name is free, somebody else may make the pair anew, and
+/// the sidecar that is then beside it would be theirs. What is left by a crash in between is data
+/// that nobody uses and that can be evicted.
+pub(crate) fn remove_alone(path: &Path) -> io::Result<Removal> {
     let sidecar = dir::sidecar(path);
     let file = match File::open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            if order == Sidecar::Last {
-                dir::remove(&sidecar)?;
-            }
-            return Ok(Removal::Gone);
-        }
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Removal::Gone),
         Err(error) => return Err(error),
     };
     if !lock::hold_alone(&file)? {
@@ -287,11 +274,8 @@ pub(crate) fn remove_alone(path: &Path, order: Sidecar) -> io::Result<Removal> {
         return Ok(Removal::Spared);
     }
     let beside = std::fs::metadata(&sidecar).map_or(0, |metadata| dir::allocated(&metadata));
-    let (first, last) = match order {
-        Sidecar::First => (&*sidecar, path),
-        Sidecar::Last => (path, &*sidecar),
-    };
-    dir::remove(first)?;
-    dir::remove(last)?;
+    dir::remove(&sidecar)?;
+    failpoint::pass("evict.sidecar");
+    dir::remove(path)?;
     Ok(Removal::Done(dir::allocated(&metadata) + beside))
 }

@@ -168,7 +168,7 @@ pub(crate) fn create_partial(dir: &Dir, key: &ObjectKey, size: u64) -> io::Resul
             Opened::Absent => return Ok(None),
             Opened::Bad(reason) => {
                 tracing::warn!(object = %key, reason, "partial dropped");
-                // In this order: who makes a new one begins with the data.
+                // In this order: see `remove_alone`.
                 dir::remove(&sidecar_path)?;
                 dir::remove(&path)?;
             }

@@ -26,6 +26,7 @@ use crate::index::{BlobRow, Change, ObjectRow, Place, Seal};
 use crate::key::ObjectKey;
 use crate::memory::WHOLE;
 use crate::object::Sealed;
+use crate::packs::Loaded;
 use crate::sidecar;
 
 /// The largest object that is kept on disk, in bytes: the largest file of ext4.
@@ -337,7 +338,10 @@ impl Inner {
         let row = disk.index.object(&self.key)?;
         self.learn_use(&row);
         let blob = row.blob.filter(|blob| blob.size == self.size)?;
-        let bytes = disk.packs.load(disk, &self.shared.counters, &blob)?;
+        let loaded = disk.packs.load(disk, &self.shared.counters, &blob);
+        let Loaded::Good(bytes) = loaded else {
+            return None;
+        };
         memory.insert(&self.key, WHOLE, bytes.clone());
         Some(bytes)
     }

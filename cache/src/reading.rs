@@ -287,6 +287,7 @@ impl Inner {
         if ours.is_ok_and(|ours| dir::still_names(&path, &ours)) {
             self.shared.counters.healed.add(1);
             tracing::warn!(object = %self.key, "partial dropped that is of no use");
+            // In this order: see `remove_alone`.
             for path in [&dir::sidecar(&path), &path] {
                 if let Err(error) = dir::remove(path) {
                     self.note_trouble("remove a file", &error);
@@ -298,7 +299,7 @@ impl Inner {
         self.changed();
     }
 
-    pub(crate) fn note_trouble(&self, what: &str, error: &io::Error) {
+    pub(crate) fn note_trouble(&self, what: &'static str, error: &io::Error) {
         if let Some(disk) = self.disk() {
             disk.troubles.note(what, error);
         }

@@ -25,7 +25,7 @@ use blake3::Hash;
 use crate::backing::{Backing, State};
 use crate::cache::Disk;
 use crate::dir;
-use crate::evict::{Removal, Sidecar, remove_alone};
+use crate::evict::{Removal, remove_alone};
 use crate::failpoint;
 use crate::files::{self, Opened};
 use crate::grain::{self, ABSENT, Merger};
@@ -247,6 +247,7 @@ fn seal_partial(
     };
     let counters = &inner.shared.counters;
     let (seal, bytes) = if let Some(existing) = &existing {
+        // In this order: see `remove_alone`.
         dir::remove(&dir::sidecar(&partial))?;
         dir::remove(&partial)?;
         counters.deduplicated.add(1);
@@ -337,8 +338,7 @@ fn drop_left_over(inner: &Inner, disk: &Disk) -> io::Result<()> {
     let row = disk.index.object(&inner.key);
     if row.is_some_and(|row| row.partial_bytes > 0 && row.blob.is_some()) {
         // Spared is what another process is at.
-        let partial = disk.dir.partial(&inner.key);
-        if let Removal::Done(_) | Removal::Gone = remove_alone(&partial, Sidecar::First)? {
+        if let Removal::Done(_) | Removal::Gone = remove_alone(&disk.dir.partial(&inner.key))? {
             let _ = disk.index.commit(Change::DropPartial { key: inner.key });
         }
     }

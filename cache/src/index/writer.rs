@@ -7,11 +7,10 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, TransactionBehavior};
 
-use super::{Change, Common, Request, identity, schema};
+use super::{Change, Common, Request, identity, schema, set_aside};
 use crate::clock::Clock;
 use crate::dir::Dir;
 use crate::failpoint;
-use crate::lock::{self, RangeLock};
 use crate::sync::receive_within;
 
 /// Changes in one transaction: enough to make its cost disappear in theirs.
@@ -110,7 +109,11 @@ impl Writer {
         if self.common.damaged.swap(false, Ordering::Relaxed) && self.is_damaged() {
             self.replace();
         } else if self.connection.is_none() || identity(&self.common.dir) != self.identity {
-            tracing::warn!("the cache index was removed or replaced; going on with a new one");
+            let troubles = &self.common.troubles;
+            troubles.note(
+                "find its index",
+                &"it was removed or replaced; a new one is begun",
+            );
             self.reopen();
         }
     }
@@ -127,29 +130,11 @@ impl Writer {
         }
     }
 
-    /// Sets a damaged database aside, unless another process has, and begins anew.
+    /// Sets a damaged database aside and begins anew.
     fn replace(&mut self) {
-        let damaged = self.identity;
         self.connection = None;
-        let dir = &self.common.dir;
-        let guard = dir.create(&dir.locks()).map(Arc::new).and_then(|locks| {
-            let deadline = Instant::now() + Duration::from_secs(5);
-            loop {
-                match RangeLock::try_new(&locks, lock::SET_ASIDE)? {
-                    None if Instant::now() < deadline => {
-                        crate::sync::thread::sleep(Duration::from_millis(5));
-                    }
-                    other => return Ok(other),
-                }
-            }
-        });
-        if matches!(guard, Ok(Some(_))) && identity(dir) == damaged {
-            match dir.set_index_aside() {
-                Ok(aside) => {
-                    tracing::warn!(dir = %aside.display(), "cache index damaged, set aside");
-                }
-                Err(error) => self.common.troubles.note("set the index aside", &error),
-            }
+        if let Err(error) = set_aside(&self.common.dir, self.identity) {
+            self.common.troubles.note("set the index aside", &error);
         }
         self.reopen();
     }

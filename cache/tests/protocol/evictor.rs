@@ -28,7 +28,7 @@ pub struct Evictor {
     pub order: Order,
 }
 
-/// In which order it removes a partial's data and its sidecar.
+/// In which order it removes a data file and its sidecar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Order {
     /// The sidecar while nobody can open the data, and nothing of a partial that is not there.
@@ -161,9 +161,8 @@ impl Evictor {
         Ok(true)
     }
 
-    /// Of a blob always: its lock keeps off who makes it anew.
     fn is_data_first(&self) -> bool {
-        self.of_blob || self.order == Order::DataFirst
+        self.order == Order::DataFirst
     }
 
     fn unlink(&self, disk: &mut Disk, file: Id) -> Result<(), &'static str> {
