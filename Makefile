@@ -26,6 +26,18 @@ CRASH ?= 1
 crash: setup ## Kills, cuts the power, damages and breaks disks for minutes (CRASH=10: longer).
 	CRASH=$(CRASH) tests/crash.sh
 
+# How long `make model` looks: cases of the filesystem's model, orders of the cache's threads.
+CASES ?= 1000
+ORDERS ?= 5000
+
+.PHONY: model
+model: ## Compares the core with its model at length (CASES=1000 ORDERS=5000, SEED as above).
+	PROPTEST_RNG_SEED=$(SEED) PROPTEST_CASES=$(CASES) $(CARGO) test --features failpoints --test model
+	PROPTEST_RNG_SEED=$(SEED) PROPTEST_CASES=$(CASES) $(CARGO) test -p svol-cache --test model
+	SHUTTLE_SEED=$(SEED) SHUTTLE_ITERATIONS=$(ORDERS) \
+	  $(CARGO) test -p svol-cache --features shuttle --test shuttle
+	PROTOCOL_CRASHES=1 $(CARGO) test -p svol-cache --test protocol -- --nocapture
+
 .PHONY: soak
 soak: setup ## Reads under all faults at once for SVOL_SOAK_SECONDS (600), compares every byte.
 	SVOL_SOAK_SECONDS=$${SVOL_SOAK_SECONDS:-600} $(CARGO) test --features failpoints --test soak -- --nocapture
