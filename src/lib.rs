@@ -20,6 +20,7 @@ pub mod logging;
 pub mod memory;
 pub mod namespace;
 pub mod path;
+pub mod rows;
 pub mod sandbox;
 pub mod source;
 pub mod tls;

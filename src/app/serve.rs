@@ -16,7 +16,7 @@ use crate::control::registry::Registration;
 use crate::control::server;
 use crate::fuse::mount;
 use crate::fuse::mounter::Mounter;
-use crate::fuse::{Fuse, Notifications, Passthrough};
+use crate::fuse::{Fuse, Notifications, Passthrough, prune};
 use crate::memory::{Budget, Ceiling};
 use crate::path::RelPath;
 use crate::source::Source;
@@ -73,13 +73,15 @@ pub fn serve(
     let requests = Budget::split(view.ceiling.bytes).request_count();
     let filesystem =
         Fuse::new(view.vfs.clone(), runtime.clone(), passthrough.clone()).with_requests(requests);
-    let session = mount::mount(filesystem, &mounter, errand, &kernel)
+    let (session, device) = mount::mount(filesystem, &mounter, errand, &kernel)
         .map_err(|e| Error::System(mount_error(&mountpoint, &e)))?;
     // From here on whatever happens, the mount goes.
     let mut mounted = Mounted(&mountpoint, Some(mounter));
     pending
         .start(&view.vfs, session.notifier())
         .map_err(system)?;
+    let inodes = Budget::split(view.ceiling.bytes).inode_count();
+    prune::start(&view.vfs, inodes, device, session.notifier()).map_err(system)?;
     let registration = Registration::new(&mountpoint).map_err(system)?;
     let control = runtime
         .block_on(server::start(

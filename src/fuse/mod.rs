@@ -28,6 +28,7 @@ pub mod mount;
 pub mod mounter;
 mod notify;
 mod passthrough;
+pub mod prune;
 mod report;
 
 pub use notify::{Notifications, Pending};

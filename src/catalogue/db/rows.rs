@@ -6,9 +6,10 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row as SqlRow, params};
 
 use super::Stored;
-use crate::catalogue::directory::{Directory, Note, Row};
+use crate::catalogue::directory::Directory;
 use crate::entry::{Digest, Entry, Kind, Timestamp, Version};
 use crate::path::{BadName, Name, RelPath};
+use crate::rows::{Note, Packer, Room, Row};
 use crate::source::{Hidden, HiddenWhy};
 
 /// Bits 0 and 1: the kind.
@@ -31,6 +32,7 @@ pub(super) fn load(
     connection: &Connection,
     source: i64,
     path: &RelPath,
+    room: &Room,
 ) -> rusqlite::Result<Option<Stored>> {
     // One snapshot for both queries.
     let transaction = connection.unchecked_transaction()?;
@@ -57,12 +59,16 @@ pub(super) fn load(
          FROM entries WHERE dir = ?1 ORDER BY name",
     )?;
     let mut found = statement.query([id])?;
-    let mut rows = Vec::new();
+    let mut rows = Packer::new(room.clone());
     while let Some(row) = found.next()? {
         let Ok(name) = Name::new(row.get_ref(0)?.as_str()?) else {
             // Whoever wrote this was not us. Without the row the directory would be wrong.
             return Ok(None);
         };
+        if name.as_str() <= rows.last() {
+            // SQLite compares as we do; another order is another's.
+            return Ok(None);
+        }
         let flags: i64 = row.get(1)?;
         let entry = decode_entry(row, name, flags)?;
         let listed = text(row, 8)?.map(|token| Version {
@@ -71,9 +77,9 @@ pub(super) fn load(
         });
         let seen = row.get::<_, Option<i64>>(9)?.map(Timestamp);
         let note = (listed.is_some() || seen.is_some()).then(|| Box::new(Note { listed, seen }));
-        rows.push(Row { entry, note });
+        rows.push(&Row { entry, note });
     }
-    let dir = Directory::from_rows(rows, hidden.into(), listed_at, generation, None);
+    let dir = Directory::from_rows(rows.finish(), hidden.into(), listed_at, generation, None);
     Ok(Some(Stored { dir, invalid_at }))
 }
 

@@ -1,4 +1,5 @@
 use super::*;
+use crate::rows::Room;
 
 fn aside(dir: &Path) -> usize {
     std::fs::read_dir(dir)
@@ -87,7 +88,7 @@ fn a_file_found_corrupt_in_use_is_set_aside_by_the_next() {
     );
     inner.counters.note(&inner.path, &corrupt);
     assert!(!db.is_persistent());
-    assert!(db.load(1, &RelPath::root()).is_none());
+    assert!(db.load(1, &RelPath::root(), &Room::default()).is_none());
     drop(db);
     works(&Db::open(home.path()).unwrap());
     assert_eq!(aside(home.path()), 1);
@@ -140,15 +141,15 @@ async fn what_is_queued_is_visible_and_what_is_forgotten_is_not() {
         removed: Vec::new(),
     };
     db.write(store()).await;
-    assert!(db.load(source, &path).is_some());
+    assert!(db.load(source, &path, &Room::default()).is_some());
     let root = RelPath::new("a").unwrap();
     db.write(Op::Forget { source, path: root }).await;
-    assert!(db.load(source, &path).is_none());
+    assert!(db.load(source, &path, &Room::default()).is_none());
     db.write(store()).await;
-    assert!(db.load(source, &path).is_some());
+    assert!(db.load(source, &path, &Room::default()).is_some());
     blocking.commit().unwrap();
     db.flush().await;
-    assert!(db.load(source, &path).is_some());
+    assert!(db.load(source, &path, &Room::default()).is_some());
     assert_eq!(db.lost_writes(), 0);
     let inner = db.0.as_ref().unwrap();
     assert!(lock(&inner.pending).dirs.is_empty());
@@ -174,7 +175,10 @@ async fn paths_that_only_begin_alike_are_not_below() {
     }
     let a = RelPath::new("a").unwrap();
     db.write_and_wait(Op::Forget { source, path: a }).await;
-    let known = |path: &str| db.load(source, &RelPath::new(path).unwrap()).is_some();
+    let known = |path: &str| {
+        db.load(source, &RelPath::new(path).unwrap(), &Room::default())
+            .is_some()
+    };
     for (path, there) in [
         ("", true),
         ("a", false),

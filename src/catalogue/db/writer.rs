@@ -11,6 +11,7 @@ use super::{Counters, Op, Queued, rows};
 use crate::catalogue::directory::Directory;
 use crate::entry::{Timestamp, Version};
 use crate::path::{Name, RelPath};
+use crate::rows::Lost;
 
 /// Rows after which a batch is committed although more is waiting: some 50 ms of work, during which
 /// other processes cannot write.
@@ -188,7 +189,7 @@ fn store(
         // Another process has listed it since. A date in the future is a clock that went back.
         return Ok(0);
     }
-    let totals = dir.totals();
+    let totals = dir.sums();
     let id: i64 = t
         .prepare_cached(
             "INSERT INTO dirs (source, path, listed_at, generation, bytes, files, hidden)
@@ -222,8 +223,10 @@ fn store(
             for name in removed {
                 delete.execute(params![id, name.as_str()])?;
             }
-            for row in touched.iter().filter_map(|name| dir.row(name.as_str())) {
-                rows::store_row(t, id, row)?;
+            for name in touched {
+                if let Some(row) = dir.rows().get(name.as_str()).map_err(lost)? {
+                    rows::store_row(t, id, &row)?;
+                }
             }
             count += (touched.len() + removed.len()) as u64;
         }
@@ -233,13 +236,19 @@ fn store(
                 t.prepare_cached("DELETE FROM entries WHERE dir = ?1")?
                     .execute([id])?;
             }
-            for row in dir.rows() {
-                rows::store_row(t, id, row)?;
+            for row in dir.rows().iter() {
+                let row = row.and_then(|row| row.row()).map_err(lost)?;
+                rows::store_row(t, id, &row)?;
             }
             count += dir.len() as u64;
         }
     }
     Ok(count)
+}
+
+/// A listing that cannot be read back is not written: what is in the file stays.
+fn lost(lost: Lost) -> rusqlite::Error {
+    rusqlite::Error::ToSqlConversionFailure(Box::new(lost))
 }
 
 const SUPERSEDE: &str = "
@@ -259,24 +268,29 @@ fn supersede(t: &Transaction<'_>, id: i64, name: &Name) -> rusqlite::Result<()> 
 
 /// Remembers all rows of a directory that `new` does not repeat.
 fn supersede_all(t: &Transaction<'_>, id: i64, new: &Directory) -> rusqlite::Result<()> {
+    // Both in the order of names.
     let mut statement =
-        t.prepare_cached("SELECT name, version, flags FROM entries WHERE dir = ?1")?;
+        t.prepare_cached("SELECT name, version, flags FROM entries WHERE dir = ?1 ORDER BY name")?;
     let mut rows = statement.query([id])?;
-    let mut replaced = Vec::new();
+    let mut news = new.entries().peekable();
     while let Some(row) = rows.next()? {
         let name = row.get_ref(0)?.as_str()?;
         let version = Version {
             strong: row.get::<_, i64>(2)? & 4 != 0,
             token: row.get_ref(1)?.as_str()?.into(),
         };
-        if new.get(name).is_none_or(|new| new.version != version)
-            && let Ok(name) = Name::new(name)
-        {
-            replaced.push(name);
+        while let Some(Ok(_)) =
+            news.next_if(|new| new.as_ref().is_ok_and(|new| new.name.as_str() < name))
+        {}
+        let repeated = match news.peek() {
+            Some(Err(error)) => return Err(lost(error.clone())),
+            Some(Ok(new)) => new.name.as_str() == name && new.version == version,
+            None => false,
+        };
+        if !repeated && let Ok(name) = Name::new(name) {
+            // Written to another table than the one that is being read.
+            supersede(t, id, &name)?;
         }
-    }
-    for name in replaced {
-        supersede(t, id, &name)?;
     }
     Ok(())
 }
