@@ -35,6 +35,10 @@ demo: ## Shows the main job on a small world of its own.
 fmt: ## Formats the code.
 	$(CARGO) fmt --all
 
+.PHONY: load
+load: setup ## Lists a million entries and reads through 2,000 handles, under a ceiling on memory.
+	SVOL_LOAD=full $(CARGO) test --features failpoints --test load -- --nocapture --test-threads=1
+
 .PHONY: fmt-check
 fmt-check:
 	$(CARGO) fmt --all --check
