@@ -425,3 +425,58 @@ fn a_page_that_says_sorry_to_everything_is_no_files_content() {
         std::fs::read(mount.path("d/small")).is_ok_and(|got| got == right)
     });
 }
+
+#[test]
+fn what_was_lost_and_comes_again_is_compared_again() {
+    let nginx = TestNginx::start();
+    let root = &nginx.root;
+    let (kept, promised, other) = (noise(1, 7 << 20), noise(2, 3 << 20), noise(3, 40 << 20));
+    let mut sums = String::new();
+    for (name, bytes) in [("kept", &kept), ("promised", &promised)] {
+        std::fs::write(root.join(name), bytes).unwrap();
+        let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
+        let hex: String = digest.as_ref().iter().map(|b| format!("{b:02x}")).collect();
+        sums += &format!("{hex}  {name}\n");
+    }
+    std::fs::write(root.join("SHA256SUMS"), sums).unwrap();
+    std::fs::create_dir(root.join("other")).unwrap();
+    std::fs::write(root.join("other/f"), &other).unwrap();
+    let tally = Tally::default();
+    let server = Server::Manifest("/plain/SHA256SUMS".into());
+    let proxy = HttpProxy::start(&nginx.url, server, tally.clone());
+    let place = Place::new();
+    let volume = format!(
+        "apiVersion: sharedvolume.io/v1\nkind: Volume\nmetadata: {{name: v}}\nspec:\n  layers:\n\
+         \x20 - http:\n      url: {0}/plain/\n\
+         \x20     manifest: {{url: {0}/plain/SHA256SUMS, format: sha256sum}}\n\
+         \x20 - path: /other\n    http: {{url: {1}/json/other/}}\n",
+        proxy.url(),
+        nginx.url
+    );
+    std::fs::write(place.path("v.yaml"), volume).unwrap();
+    let config = place.path("v.yaml");
+    let config = config.to_str().unwrap();
+    // Room for one file on disk; the other one passes through a little memory.
+    let mount = place.mount(&["--cache-size", "8MiB", "--memory", "64MiB", "-c", config]);
+    let mut holds = std::fs::File::open(mount.path("kept")).unwrap();
+    let mut bytes = Vec::new();
+    holds.read_to_end(&mut bytes).unwrap();
+    assert!(bytes == kept);
+    let read = |file: &std::fs::File| {
+        let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed);
+        let mut bytes = vec![0; 3 << 20];
+        std::os::unix::fs::FileExt::read_exact_at(file, &mut bytes, 0).map(|()| bytes)
+    };
+    let file = std::fs::File::open(mount.path("promised")).unwrap();
+    assert!(read(&file).unwrap() == promised, "{}", mount.log());
+    assert!(mount.read("other/f") == other, "drives it out of memory");
+    proxy.always(Kind::WrongByte);
+    let got = outcome(read(&file), &promised);
+    assert_eq!(got, EIO, "{}", mount.log());
+    assert!(tally.of("http wrong byte") > 0);
+    drop(file);
+    proxy.calm();
+    wait_until("the right bytes", || {
+        std::fs::read(mount.path("promised")).is_ok_and(|got| got == promised)
+    });
+}

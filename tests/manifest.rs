@@ -72,6 +72,10 @@ fn a_file_that_is_not_what_the_manifest_promises_is_not_served() {
     // Mended at the server: the next to open it gets it, nothing of the bad bytes was kept.
     for (name, bytes) in &files[2..] {
         std::fs::write(root.join(name), bytes).unwrap();
+        // Of another time, and so of another ETag.
+        let mended = std::fs::File::options().append(true).open(root.join(name));
+        let time = std::time::SystemTime::now() - std::time::Duration::from_secs(100);
+        mended.unwrap().set_modified(time).unwrap();
         common::wait_until("the mended file", || {
             std::fs::read(mount.path(name)).is_ok_and(|read| read == *bytes)
         });

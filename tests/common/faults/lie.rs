@@ -162,8 +162,7 @@ impl Kind {
             Kind::SorryPage => class != Class::Head || !manifest,
             Kind::Expired => s3 && class != Class::Head,
             Kind::StrangersNotFound => s3 && class != Class::Head,
-            // A manifest's file is what its digest says, whatever its ETag.
-            Kind::OtherETag => class != Class::List && !(manifest && class == Class::Head),
+            Kind::OtherETag => class != Class::List,
             Kind::WrongByte => manifest && class == Class::Get,
             Kind::EmptyBody => class == Class::List,
             Kind::EmptyPages | Kind::LoopingPages => s3 && class == Class::List,
