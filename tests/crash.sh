@@ -1,6 +1,7 @@
 #!/bin/sh
 # The long form of the tests that kill, cut the power, and damage or break the cache's disk; then a
-# report. CRASH=10 does ten times as much; SVOL_CRASH_SEED repeats what was drawn.
+# report. CRASH=10 does ten times as much, SVOL_CRASH_ROUNDS, SVOL_POWER_LIVES, SVOL_ROT_ROUNDS,
+# SVOL_DISK_ROUNDS and STRESS_SECONDS say it one by one; SVOL_CRASH_SEED repeats what was drawn.
 set -eu
 cd "$(dirname "$0")/.."
 times=${CRASH:-1}
@@ -15,12 +16,14 @@ run() {
     { "$@" 2>&1 && echo 0 >"$status" || echo 1 >"$status"; } | tee -a "$log" |
         grep -E '^(test |test result|crash:|power:|rot:|round|cut-|.*compared|.*panicked)' |
         grep -vE '^test result|^round|^cut-' || true
-    [ "$(cat "$status")" = 0 ] || failed="$failed $6"
+    [ "$(cat "$status")" = 0 ] || failed="$failed ${*#"$cargo"}"
 }
 
 cargo=${CARGO:-cargo}
-export SVOL_CRASH_ROUNDS=$((40 * times)) SVOL_POWER_LIVES=$((12 * times)) \
-    SVOL_ROT_ROUNDS=$((60 * times)) SVOL_DISK_ROUNDS=$((20 * times)) STRESS_SECONDS=$((30 * times))
+: "${SVOL_CRASH_ROUNDS:=$((40 * times))}" "${SVOL_POWER_LIVES:=$((12 * times))}"
+: "${SVOL_ROT_ROUNDS:=$((60 * times))}" "${SVOL_DISK_ROUNDS:=$((20 * times))}"
+: "${STRESS_SECONDS:=$((30 * times))}"
+export SVOL_CRASH_ROUNDS SVOL_POWER_LIVES SVOL_ROT_ROUNDS SVOL_DISK_ROUNDS STRESS_SECONDS
 for test in crash damage behind full stress; do
     run "$cargo" test -p svol-cache --features=failpoints --test "$test" -- --nocapture
 done

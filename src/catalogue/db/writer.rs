@@ -121,7 +121,9 @@ fn apply(t: &Transaction<'_>, op: &Op) -> rusqlite::Result<u64> {
             if *supersedes {
                 supersede(t, id, name)?;
             }
-            rows::store_row(t, id, row)?;
+            let before = rows::check_of(t, id, name)?;
+            let check = rows::store_row(t, id, row)?;
+            rows::add_checks(t, id, check.wrapping_sub(before))?;
             let size = i64::try_from(row.entry.size.unwrap_or(0)).unwrap_or(i64::MAX);
             t.prepare_cached(
                 "UPDATE dirs SET generation = max(generation, ?2), bytes = max(0, bytes + ?3)
@@ -190,13 +192,16 @@ fn store(
         return Ok(0);
     }
     let totals = dir.sums();
+    let hidden = rows::encode_hidden(dir.hidden());
     let id: i64 = t
         .prepare_cached(
-            "INSERT INTO dirs (source, path, listed_at, generation, bytes, files, hidden)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+            "INSERT INTO dirs
+                 (source, path, listed_at, generation, bytes, files, hidden, head_check, checks)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 0)
              ON CONFLICT (source, path) DO UPDATE SET
                  listed_at = excluded.listed_at, generation = excluded.generation,
                  bytes = excluded.bytes, files = excluded.files, hidden = excluded.hidden,
+                 head_check = excluded.head_check,
                  invalid_at = CASE WHEN invalid_at > excluded.listed_at THEN invalid_at END
              RETURNING id",
         )?
@@ -208,11 +213,13 @@ fn store(
                 dir.generation(),
                 i64::try_from(totals.bytes).unwrap_or(i64::MAX),
                 totals.files,
-                rows::encode_hidden(dir.hidden()),
+                hidden,
+                rows::head_check(path, listed_at, &hidden),
             ],
             |row| row.get(0),
         )?;
     let mut count = 1;
+    let mut delta = 0i64;
     match known {
         Some((_, _, theirs)) if base == Some(theirs) => {
             for name in touched.iter().chain(removed) {
@@ -220,12 +227,15 @@ fn store(
             }
             let mut delete =
                 t.prepare_cached("DELETE FROM entries WHERE dir = ?1 AND name = ?2")?;
+            for name in touched.iter().chain(removed) {
+                delta = delta.wrapping_sub(rows::check_of(t, id, name)?);
+            }
             for name in removed {
                 delete.execute(params![id, name.as_str()])?;
             }
             for name in touched {
                 if let Some(row) = dir.rows().get(name.as_str()).map_err(lost)? {
-                    rows::store_row(t, id, &row)?;
+                    delta = delta.wrapping_add(rows::store_row(t, id, &row)?);
                 }
             }
             count += (touched.len() + removed.len()) as u64;
@@ -235,14 +245,17 @@ fn store(
                 supersede_all(t, id, dir)?;
                 t.prepare_cached("DELETE FROM entries WHERE dir = ?1")?
                     .execute([id])?;
+                t.prepare_cached("UPDATE dirs SET checks = 0 WHERE id = ?1")?
+                    .execute([id])?;
             }
             for row in dir.rows().iter() {
                 let row = row.and_then(|row| row.row()).map_err(lost)?;
-                rows::store_row(t, id, &row)?;
+                delta = delta.wrapping_add(rows::store_row(t, id, &row)?);
             }
             count += dir.len() as u64;
         }
     }
+    rows::add_checks(t, id, delta)?;
     Ok(count)
 }
 
@@ -253,9 +266,11 @@ fn lost(lost: Lost) -> rusqlite::Error {
 
 const SUPERSEDE: &str = "
     INSERT OR REPLACE INTO superseded
-        (source, path, version, flags, size, mtime, validator, target, digest, replaced_at)
+        (source, path, version, flags, size, mtime, validator, target, digest, replaced_at,
+         row_check)
     SELECT d.source, CASE d.path WHEN '' THEN e.name ELSE d.path || '/' || e.name END,
-           e.version, e.flags, e.size, e.mtime, e.validator, e.target, e.digest, ?1
+           e.version, e.flags, e.size, e.mtime, e.validator, e.target, e.digest, ?1,
+           e.row_check
     FROM dirs d JOIN entries e ON e.dir = d.id
     WHERE e.flags & 3 <> 0 AND ";
 
