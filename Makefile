@@ -28,6 +28,10 @@ stress: ## Stresses a mount for SVOL_STRESS_SECONDS (300); all of the POSIX suit
 	SVOL_STRESS_SECONDS=$(SVOL_STRESS_SECONDS) $(CARGO) test --features failpoints \
 	    --test stress --test posix --test killed --test teardown --test readdir -- --nocapture
 
+.PHONY: soak
+soak: setup ## Reads under all faults at once for SVOL_SOAK_SECONDS (600), compares every byte.
+	SVOL_SOAK_SECONDS=$${SVOL_SOAK_SECONDS:-600} $(CARGO) test --features failpoints --test soak -- --nocapture
+
 bench: ## Measures; prints ratios against peers and floors of the same run.
 	tests/setup.sh bench
 	$(CARGO) bench --bench mount

@@ -19,9 +19,11 @@ impl Timestamp {
         std::time::SystemTime::now().into()
     }
 
-    /// Returns the seconds from `earlier` to this time; 0 if the clock went back.
-    pub fn seconds_since(self, earlier: Timestamp) -> u64 {
-        u64::try_from((self.0.saturating_sub(earlier.0)) / 1_000_000_000).unwrap_or(0)
+    /// Returns the time from `earlier` to this time; nothing if that lies in the future, as after
+    /// a clock went back.
+    pub fn since(self, earlier: Timestamp) -> Option<std::time::Duration> {
+        let nanos = u64::try_from(self.0.checked_sub(earlier.0)?).ok()?;
+        Some(std::time::Duration::from_nanos(nanos))
     }
 }
 

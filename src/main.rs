@@ -5,8 +5,16 @@ use std::io::{self, Write};
 use clap::Parser;
 use svol::cli::{Cli, Command, Env, ExitStatus, Quiet, offline, resolve_log};
 use svol::commands::{self, Failure};
+use svol::fuse::mounter;
 
 fn main() -> ExitStatus {
+    if mounter::is_asked_for() {
+        return match mounter::run() {
+            Ok(()) => ExitStatus::Done,
+            Err(_) => ExitStatus::Failed,
+        };
+    }
+    svol::memory::tame_allocator();
     let cli = Cli::parse();
     match run(&cli) {
         Ok(status) => status,

@@ -9,6 +9,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use common::mount::{Place, is_mounted};
+use common::nobody::Nobody;
 use common::store::{Mood, Store};
 use common::{noise, wait_until};
 use rustix::process::Signal;
@@ -652,6 +653,14 @@ fn a_user_without_privileges_mounts_through_fusermount3() {
     );
     let status = svol(&["status"]);
     assert!(text(&status).contains(at_text), "{}", stderr(&status));
+    let status: serde_json::Value =
+        serde_json::from_slice(&svol(&["status", "--json"]).stdout).unwrap();
+    let sandbox = &status["mounts"][0]["sandbox"];
+    assert_eq!(
+        (&sandbox["on"], &sandbox["seccomp"], &sandbox["noNewPrivs"]),
+        (&true.into(), &true.into(), &true.into()),
+        "{sandbox}"
+    );
     let others = svol(&["mount", "--allow-other", source, &format!("{at_text}/sub")]);
     assert_eq!(others.status.code(), Some(2), "{}", stderr(&others));
     let ended = svol(&["unmount", at_text]);
@@ -668,69 +677,4 @@ fn a_user_without_privileges_mounts_through_fusermount3() {
         "{}",
         stderr(&others)
     );
-}
-
-/// A user without privileges in a mount namespace where /dev/fuse is for all, as where udev runs.
-struct Nobody {
-    namespace: std::process::Child,
-}
-
-impl Nobody {
-    fn start(place: &Place) -> Nobody {
-        let script = "mount -t tmpfs none \"$1\" && mknod -m 666 \"$1/fuse\" c 10 229 && \
-            mount --bind \"$1/fuse\" /dev/fuse && echo ready && exec sleep 300";
-        let mut namespace = Command::new("unshare")
-            .args(["-m", "--propagation", "private", "sh", "-c", script, "sh"])
-            .arg(place.path("dev"))
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut said = String::new();
-        let mut out = std::io::BufReader::new(namespace.stdout.take().unwrap());
-        std::io::BufRead::read_line(&mut out, &mut said).unwrap();
-        assert_eq!(said, "ready\n");
-        Nobody { namespace }
-    }
-
-    /// A command of root's in the namespace.
-    fn inside(&self, program: impl AsRef<OsStr>) -> Command {
-        let mut command = Command::new("nsenter");
-        command
-            .arg(format!("--mount=/proc/{}/ns/mnt", self.namespace.id()))
-            .arg("--")
-            .arg(program);
-        command
-    }
-
-    fn run(&self, program: &Path, args: &[&str]) -> Output {
-        let home = program.parent().unwrap();
-        self.inside("setpriv")
-            .args([
-                "--reuid",
-                "65534",
-                "--regid",
-                "65534",
-                "--clear-groups",
-                "--",
-            ])
-            .arg(program)
-            .args(args)
-            .env("SVOL_RUNTIME_DIR", home.join("run"))
-            .env("SVOL_CACHE_DIR", home.join("cache"))
-            .env("HOME", home)
-            .output()
-            .unwrap()
-    }
-}
-
-impl Drop for Nobody {
-    fn drop(&mut self) {
-        // With the last process the namespace goes, and with it what is mounted there.
-        let _ = self
-            .inside("umount")
-            .args(["-l", "-a", "-t", "fuse.svol"])
-            .status();
-        let _ = self.namespace.kill();
-        let _ = self.namespace.wait();
-    }
 }

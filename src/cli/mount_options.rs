@@ -6,7 +6,7 @@ use crate::config::{Place, Problem};
 
 /// Our options that `-o` takes too, as their flags are called; with a `_` for a `-` they are the
 /// same.
-const OURS: [&str; 16] = [
+const OURS: [&str; 18] = [
     "allow-other",
     "bwlimit",
     "cache-dir",
@@ -15,7 +15,9 @@ const OURS: [&str; 16] = [
     "gid",
     "log-file",
     "log-format",
+    "memory",
     "no-sign-request",
+    "passthrough",
     "profile",
     "refresh",
     "region",
@@ -26,7 +28,7 @@ const OURS: [&str; 16] = [
 ];
 
 /// Options that stand without a value and then mean `true`.
-const SWITCHES: [&str; 3] = ["allow-other", "no-sign-request", "wait"];
+const SWITCHES: [&str; 4] = ["allow-other", "no-sign-request", "passthrough", "wait"];
 
 /// Options that say what is so anyway, or what is for mount(8), fstab and systemd alone.
 const NO_EFFECT: [&str; 23] = [

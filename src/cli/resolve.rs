@@ -64,10 +64,16 @@ pub fn resolve_mount(
                 .switch("allow-other", args.allow_other)
                 .unwrap_or(spec.allow_other),
             noexec: merge.options.noexec,
+            passthrough: merge
+                .switch("passthrough", args.passthrough)
+                .unwrap_or(true),
             foreground: merge
                 .switch("foreground", set(args.foreground))
                 .unwrap_or(false),
             wait: merge.switch("wait", set(args.wait)).unwrap_or(false),
+            sandbox: !merge
+                .switch("no-sandbox", set(args.no_sandbox))
+                .unwrap_or(false),
             view: view?,
             log,
         })
@@ -225,8 +231,8 @@ impl<'a> Merge<'a> {
     ) -> Option<VolumeSettings> {
         let (volume, config_file) = self.volume(args, sources, name);
         let spec = volume.as_ref().map(|volume| volume.spec.clone());
-        let (file_cache, bwlimit) = spec
-            .map(|spec| (spec.cache, spec.mount.bwlimit))
+        let (file_cache, bwlimit, memory) = spec
+            .map(|spec| (spec.cache, spec.mount.bwlimit, spec.mount.memory))
             .unwrap_or_default();
         let cache = self.cache(
             args.cache_dir.clone(),
@@ -235,6 +241,7 @@ impl<'a> Merge<'a> {
             file_cache.size,
         );
         let bwlimit = self.pick("bwlimit", args.bwlimit).or(bwlimit);
+        let memory = self.pick("memory", args.memory).or(memory);
         let refresh = self.pick("refresh", args.refresh);
         let revalidate = self.pick("revalidate", args.revalidate);
         let timeout = self.pick("timeout", args.timeout);
@@ -257,6 +264,7 @@ impl<'a> Merge<'a> {
             config_file,
             cache: cache?,
             bwlimit,
+            memory,
         })
     }
 

@@ -40,15 +40,18 @@ pub fn mount(args: &MountArgs, log: &LogArgs) -> Result<ExitStatus, Failure> {
 }
 
 fn serve(settings: &MountSettings, background: bool) -> Result<(), Failure> {
-    let runtime = runtime()?;
-    app::serve(settings, runtime.handle(), || {
-        if background {
-            app::detach();
-        }
-    })?;
-    // What still waits for a source does not keep us.
-    runtime.shutdown_timeout(Duration::from_secs(1));
-    Ok(())
+    // Before the first thread: the sandbox is a thread's and of those that it starts.
+    app::enclose(settings, |enclosed| {
+        let runtime = runtime()?;
+        app::serve(settings, enclosed, runtime.handle(), || {
+            if background {
+                app::detach();
+            }
+        })?;
+        // What still waits for a source does not keep us.
+        runtime.shutdown_timeout(Duration::from_secs(1));
+        Ok(())
+    })?
 }
 
 /// Starts this very command again in the background and waits until it serves or ends.

@@ -17,10 +17,13 @@ use tokio::task::JoinHandle;
 use super::registry::Record;
 use super::status;
 use crate::app::View;
-use crate::catalogue::RefreshReport;
+use crate::catalogue::{Db, Memory, RefreshReport};
 use crate::entry::Timestamp;
-use crate::fuse::Notifications;
+use crate::fetch::Fetcher;
+use crate::fuse::{Notifications, Passthrough};
+use crate::memory::{Budget, Ceiling, INODE, resident};
 use crate::path::RelPath;
+use crate::sandbox;
 use crate::source::guard::{Guarded, Status as Healthy};
 use crate::vfs::Vfs;
 
@@ -33,6 +36,12 @@ struct Subject {
     guards: Vec<Guarded>,
     cache: Cache,
     cache_dir: PathBuf,
+    sandbox: sandbox::Report,
+    passthrough: Arc<Passthrough>,
+    ceiling: Ceiling,
+    listings: Memory,
+    fetcher: Arc<Fetcher>,
+    db: Db,
 }
 
 type Answer<T> = Result<Json<T>, (StatusCode, String)>;
@@ -42,6 +51,8 @@ pub async fn start(
     record: Record,
     view: &View,
     notifications: Notifications,
+    sandbox: sandbox::Report,
+    passthrough: Arc<Passthrough>,
 ) -> std::io::Result<JoinHandle<()>> {
     let listener = tokio::net::UnixListener::bind(&record.socket)?;
     std::fs::set_permissions(&record.socket, std::fs::Permissions::from_mode(0o600))?;
@@ -53,12 +64,20 @@ pub async fn start(
         guards: view.guards.clone(),
         cache: view.cache.clone(),
         cache_dir: view.cache_dir.clone(),
+        sandbox,
+        passthrough,
+        ceiling: view.ceiling.clone(),
+        listings: view.listings.clone(),
+        fetcher: view.fetcher.clone(),
+        db: view.db.clone(),
     });
     let app = Router::new()
         .route("/status", get(status))
         .route("/refresh", post(refresh))
-        .route("/explain", get(explain))
-        .with_state(subject);
+        .route("/explain", get(explain));
+    #[cfg(feature = "failpoints")]
+    let app = app.route("/attempt", post(attempt));
+    let app = app.with_state(subject);
     Ok(tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, app).await {
             tracing::warn!(%error, "the control socket closed");
@@ -92,6 +111,18 @@ async fn explain(
         .map_err(|e| (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))
 }
 
+/// Tries what the sandbox has to refuse; answers with the number of the error, or 0.
+#[cfg(feature = "failpoints")]
+async fn attempt(Query(query): Query<BTreeMap<String, String>>) -> Answer<Option<i32>> {
+    let get = |name: &str| query.get(name).cloned().unwrap_or_default();
+    let (what, path) = (get("what"), PathBuf::from(get("path")));
+    let tried = move || sandbox::trial::attempt(&what, &path);
+    tokio::task::spawn_blocking(tried)
+        .await
+        .map(Json)
+        .map_err(|e| (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))
+}
+
 fn described(report: &RefreshReport) -> serde_json::Value {
     let errors: Vec<String> = report
         .errors
@@ -117,7 +148,6 @@ fn path_of(query: &BTreeMap<String, String>) -> Result<RelPath, (StatusCode, Str
 
 impl Subject {
     fn status(&self) -> status::Mount {
-        let stats = self.cache.stats();
         let (inodes, open_files) = self.vfs.in_use();
         status::Mount {
             mountpoint: self.record.mountpoint.clone(),
@@ -125,13 +155,45 @@ impl Subject {
             pid: self.record.pid,
             socket: self.record.socket.clone(),
             layers: (0..self.guards.len()).map(|i| self.layer(i)).collect(),
-            cache: Some(status::Cache {
-                dir: self.cache_dir.clone(),
-                limit_bytes: stats.limit,
-                used_bytes: stats.used,
-            }),
+            cache: Some(status::Cache::of(&self.cache, self.cache_dir.clone())),
+            memory: Some(self.memory(self.cache.stats().memory_used, inodes as u64)),
+            sandbox: self.sandbox.clone(),
             inodes: inodes as u64,
             open_files: open_files as u64,
+            passthrough: self.passed(),
+        }
+    }
+
+    fn passed(&self) -> status::Passthrough {
+        let state = self.passthrough.state();
+        status::Passthrough {
+            on: state.on,
+            reason: state.reason,
+            opens: state.opens,
+        }
+    }
+
+    fn memory(&self, tier: u64, inodes: u64) -> status::Memory {
+        let budget = Budget::split(self.ceiling.bytes);
+        let (resident_bytes, peak_bytes) = resident().unwrap_or_default();
+        let part = |name: &str, used_bytes, limit_bytes| status::Part {
+            name: name.to_owned(),
+            used_bytes,
+            limit_bytes,
+        };
+        status::Memory {
+            limit_bytes: self.ceiling.bytes,
+            from: self.ceiling.origin.to_string(),
+            resident_bytes,
+            peak_bytes,
+            parts: vec![
+                part("buffers", self.fetcher.buffered(), budget.buffers),
+                part("tier", tier, budget.tier),
+                part("listings", self.listings.used(), budget.listings),
+                part("merged", self.vfs.namespace().memory_used(), budget.merged),
+                part("inodes", inodes * INODE, budget.inodes),
+                part("queue", self.db.queued(), budget.queue),
+            ],
         }
     }
 

@@ -25,11 +25,14 @@ use crate::vfs::{self, Attr, FOREVER, Vfs};
 mod caller;
 mod errno;
 pub mod mount;
+pub mod mounter;
 mod notify;
+mod passthrough;
 mod replies;
 mod report;
 
 pub use notify::{Notifications, Pending};
+pub use passthrough::{Passthrough, State as PassthroughState};
 pub use replies::Replies;
 use report::Reporter;
 
@@ -51,9 +54,12 @@ pub struct Fuse {
     runtime: Runtime,
     reporter: Arc<Reporter>,
     replies: Arc<Replies>,
+    passthrough: Arc<Passthrough>,
     /// Whether the kernel's cache of directories can be trusted (not on 6.9 to 6.12, whose ignores
     /// its own expiry).
     cache_dirs: bool,
+    /// How many requests may be under way in the background.
+    max_background: u16,
 }
 
 thread_local! {
@@ -63,12 +69,14 @@ thread_local! {
 
 impl Fuse {
     /// Wraps a filesystem; what waits runs on `runtime`.
-    pub fn new(vfs: Arc<Vfs>, runtime: Runtime) -> Fuse {
+    pub fn new(vfs: Arc<Vfs>, runtime: Runtime, passthrough: Arc<Passthrough>) -> Fuse {
         Fuse {
             vfs,
             runtime,
             reporter: Arc::new(Reporter::default()),
             replies: Arc::default(),
+            passthrough,
+            max_background: MAX_BACKGROUND,
             cache_dirs: mount::kernel_version().is_none_or(|v| !((6, 9)..=(6, 12)).contains(&v)),
         }
     }
@@ -76,6 +84,12 @@ impl Fuse {
     /// Returns what whoever tells the kernel of changed names has to wait for.
     pub fn replies(&self) -> Arc<Replies> {
         self.replies.clone()
+    }
+
+    /// Bounds how many requests the kernel may have under way in the background.
+    pub fn with_requests(mut self, most: u16) -> Fuse {
+        self.max_background = most.min(MAX_BACKGROUND);
+        self
     }
 
     /// Runs what has to wait, for as long as its caller wants the answer.
@@ -184,9 +198,10 @@ impl Filesystem for Fuse {
                 debug!(?wanted, "the kernel has no such ability");
             }
         }
-        if let Err(most) = config.set_max_background(MAX_BACKGROUND) {
+        if let Err(most) = config.set_max_background(self.max_background) {
             let _ = config.set_max_background(most);
         }
+        self.passthrough.init(config);
         Ok(())
     }
 
@@ -263,13 +278,14 @@ impl Filesystem for Fuse {
         let how = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH;
         let caller = req.pid();
         match self.vfs.open_now_for(ino.0, caller) {
-            Some(Ok(fh)) => reply.opened(FileHandle(fh), how),
+            Some(Ok(fh)) => self.passthrough.answer(&self.vfs, ino.0, fh, reply, how),
             Some(Err(error)) => reply.error(self.failed("open", ino, &error)),
             None => {
-                let vfs = self.vfs.clone();
-                let work = async move { vfs.open_for(ino.0, caller).await };
+                let (vfs, passthrough) = (self.vfs.clone(), self.passthrough.clone());
+                let opening = self.vfs.clone();
+                let work = async move { opening.open_for(ino.0, caller).await };
                 self.spawn(req, "open", ino, work, move |result| match result {
-                    Ok(fh) => reply.opened(FileHandle(fh), how),
+                    Ok(fh) => passthrough.answer(&vfs, ino.0, fh, reply, how),
                     Err(errno) => reply.error(errno),
                 });
             }
@@ -340,7 +356,7 @@ impl Filesystem for Fuse {
     fn release(
         &self,
         _req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
@@ -348,6 +364,7 @@ impl Filesystem for Fuse {
         reply: ReplyEmpty,
     ) {
         self.vfs.release(fh.0);
+        self.passthrough.released(ino.0);
         reply.ok();
     }
 

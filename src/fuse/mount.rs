@@ -8,11 +8,14 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
+use fuser::{BackgroundSession, Config, Session, SessionACL};
 use rustix::mount::{MountFlags, UnmountFlags};
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use super::Fuse;
+use super::mounter::Mounter;
+use crate::memory::Hierarchy;
+use crate::sandbox::Errand;
 
 /// The file system type that our mounts have in /proc/mounts.
 pub const FS_TYPE: &str = "fuse.svol";
@@ -41,6 +44,25 @@ pub struct MountInfo {
 /// Returns the mounts that this process sees, in the order they were made.
 pub fn mounts() -> io::Result<Vec<MountInfo>> {
     Ok(parse_mountinfo(&std::fs::read("/proc/self/mountinfo")?))
+}
+
+/// Returns the hierarchies of cgroups that can limit memory, from the text of mountinfo.
+pub(crate) fn parse_cgroup_mounts(text: &[u8]) -> Vec<Hierarchy> {
+    text.split(|b| *b == b'\n')
+        .filter_map(|line| {
+            let mut fields = line.split(|b| *b == b' ').skip(3);
+            let (root, mountpoint) = (fields.next()?, fields.next()?);
+            let mut fields = fields.skip_while(|f| *f != b"-").skip(1);
+            let (fs_type, _, options) = (fields.next()?, fields.next()?, fields.next()?);
+            let memory = || options.split(|b| *b == b',').any(|o| o == b"memory");
+            let unified = fs_type == b"cgroup2";
+            (unified || (fs_type == b"cgroup" && memory())).then(|| Hierarchy {
+                root: OsString::from_vec(unescape(root)).into(),
+                mountpoint: OsString::from_vec(unescape(mountpoint)).into(),
+                unified,
+            })
+        })
+        .collect()
 }
 
 fn parse_mountinfo(text: &[u8]) -> Vec<MountInfo> {
@@ -258,7 +280,7 @@ pub fn answers(path: &Path) -> Option<io::Result<()>> {
 }
 
 /// How to mount.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct MountSettings {
     /// What `df` and /proc/mounts name as the mounted thing.
     pub name: String,
@@ -268,10 +290,12 @@ pub struct MountSettings {
     pub noexec: bool,
 }
 
-/// Mounts `filesystem` and starts serving it, on threads of its own.
+/// Mounts `filesystem` through `mounter` and starts serving it, on threads of its own; `errand` is
+/// the agreement with the kernel, for which privileges count. After an error nothing is mounted.
 pub fn mount(
     filesystem: Fuse,
-    mountpoint: &Path,
+    mounter: &Mounter,
+    errand: Errand,
     settings: &MountSettings,
 ) -> io::Result<BackgroundSession> {
     let mut config = Config::default();
@@ -281,38 +305,38 @@ pub fn mount(
         SessionACL::Owner
     };
     config.n_threads = Some(THREADS);
-    let session = match mount_as_root(mountpoint, settings)? {
-        Some(device) => {
-            let unmounted = |error| {
-                let _ = unmount(mountpoint, true);
-                error
-            };
-            let acl = config.acl;
-            Session::from_fd(filesystem, device, acl, config).map_err(unmounted)?
-        }
-        None => {
-            config.mount_options = options(settings);
-            Session::new(filesystem, mountpoint, &config)?
-        }
-    };
-    let session = session.spawn()?;
-    set_read_ahead(mountpoint);
-    Ok(session)
+    let acl = config.acl;
+    let device = mounter.mount()?;
+    let session = errand
+        .run(move || Session::from_fd(filesystem, device, acl, config))
+        .and_then(Session::spawn);
+    if session.is_err() {
+        let _ = mounter.end();
+    } else if let Err(error) = mounter.raise_read_ahead() {
+        debug!(%error, "the kernel's read-ahead stays as it is");
+    }
+    session
+}
+
+/// Mounts, and returns the open /dev/fuse of the mount.
+pub(super) fn mount_device(mountpoint: &Path, settings: &MountSettings) -> io::Result<OwnedFd> {
+    match mount_as_root(mountpoint, settings)? {
+        Some(device) => Ok(device),
+        None => super::mounter::through_fusermount(mountpoint, &options(settings)),
+    }
 }
 
 /// What fusermount3 is told.
-fn options(settings: &MountSettings) -> Vec<MountOption> {
-    let mut options = vec![
-        MountOption::FSName(device_name(settings)),
-        MountOption::Subtype("svol".into()),
-        MountOption::RO,
-        MountOption::NoSuid,
-        MountOption::NoDev,
-        MountOption::NoAtime,
-        MountOption::DefaultPermissions,
-    ];
+fn options(settings: &MountSettings) -> String {
+    let mut options = format!(
+        "fsname={},subtype=svol,ro,nosuid,nodev,noatime,default_permissions",
+        device_name(settings)
+    );
     if settings.noexec {
-        options.push(MountOption::NoExec);
+        options.push_str(",noexec");
+    }
+    if settings.allow_other {
+        options.push_str(",allow_other");
     }
     options
 }
@@ -362,19 +386,12 @@ fn mount_as_root(mountpoint: &Path, settings: &MountSettings) -> io::Result<Opti
 }
 
 /// Raises the kernel's read-ahead for the mount, which only root may.
-fn set_read_ahead(mountpoint: &Path) {
-    let device = mounts().ok().and_then(|all| {
-        all.into_iter()
-            .rev()
-            .find(|m| m.mountpoint == mountpoint)
-            .map(|m| m.device)
-    });
-    if let Some(device) = device {
-        let file = format!("/sys/class/bdi/{device}/read_ahead_kb");
-        if let Err(error) = std::fs::write(&file, READ_AHEAD_KB.to_string()) {
-            debug!(file, %error, "the kernel's read-ahead stays as it is");
-        }
-    }
+pub(super) fn set_read_ahead(mountpoint: &Path) -> io::Result<()> {
+    let all = mounts()?;
+    let mount = all.iter().rev().find(|m| m.mountpoint == mountpoint);
+    let device = &mount.ok_or(io::ErrorKind::NotFound)?.device;
+    let file = format!("/sys/class/bdi/{device}/read_ahead_kb");
+    std::fs::write(&file, READ_AHEAD_KB.to_string())
 }
 
 /// Unmounts. `lazy` detaches it at once, even while it is in use or dead.
@@ -412,14 +429,13 @@ fn fusermount(mountpoint: &Path, lazy: bool) -> io::Result<()> {
 }
 
 /// Unmounts for good, as at the end of the daemon: politely, then lazily.
-pub fn end(mountpoint: &Path) {
-    if let Err(error) = unmount(mountpoint, false) {
-        debug!(mountpoint = %mountpoint.display(), %error, "in use; detaching it");
-        if let Err(error) = unmount(mountpoint, true)
-            && error.raw_os_error() != Some(rustix::io::Errno::INVAL.raw_os_error())
-        {
-            warn!(mountpoint = %mountpoint.display(), %error, "could not unmount");
+pub(super) fn end(mountpoint: &Path) -> io::Result<()> {
+    match unmount(mountpoint, false).or_else(|_| unmount(mountpoint, true)) {
+        // Somebody else was faster.
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => {
+            Ok(())
         }
+        other => other,
     }
 }
 

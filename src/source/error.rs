@@ -122,6 +122,15 @@ impl Error {
         }))
     }
 
+    /// Returns the error with another message.
+    pub(crate) fn in_other_words(self, message: String) -> Error {
+        Error(Arc::new(Inner {
+            kind: self.0.kind,
+            message,
+            retry_after: self.0.retry_after,
+        }))
+    }
+
     /// Returns what a caller acts on.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind

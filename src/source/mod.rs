@@ -13,6 +13,7 @@ use futures::stream::BoxStream;
 use crate::entry::Entry;
 use crate::path::{BadName, RelPath};
 
+mod confidence;
 mod error;
 pub mod guard;
 pub mod http;

@@ -37,6 +37,7 @@ mod xattr;
 pub use attr::{Attr, Owner};
 pub use error::{Error, Result};
 pub use node::{Ino, ROOT};
+pub use open::Backing;
 
 use file::Handle;
 use hidden::HiddenNames;
@@ -63,6 +64,8 @@ pub struct Vfs {
     /// The time shown where a source knows none: fixed, so that it is the same after a remount.
     epoch: Timestamp,
     nodes: Nodes,
+    /// How many inodes the kernel may keep without using them.
+    inode_limit: usize,
     handles: Shards<Arc<Handle>>,
     dirs: Shards<Arc<DirHandle>>,
     next_handle: AtomicU64,
@@ -152,6 +155,7 @@ impl Vfs {
             owner,
             epoch: Timestamp(0),
             nodes: Nodes::new(),
+            inode_limit: usize::MAX,
             handles: Shards::new(),
             dirs: Shards::new(),
             next_handle: AtomicU64::new(1),
@@ -162,6 +166,22 @@ impl Vfs {
     /// Returns the namespace.
     pub fn namespace(&self) -> &Arc<Namespace> {
         &self.namespace
+    }
+
+    /// Bounds how many inodes the kernel is told to keep: names beyond that many are to be looked
+    /// up again at each use, and the kernel lets go of their inodes as soon as nobody uses them.
+    pub fn with_inode_limit(mut self, limit: usize) -> Vfs {
+        self.inode_limit = limit;
+        self
+    }
+
+    /// Returns for how long the kernel may keep a name that holds for `fresh_for`.
+    fn name_ttl(&self, fresh_for: Duration) -> Duration {
+        if self.nodes.len() > self.inode_limit {
+            Duration::ZERO
+        } else {
+            fresh_for.min(FOREVER)
+        }
     }
 
     /// Returns how many inodes the kernel knows, and how many files are open.
@@ -247,8 +267,9 @@ impl Vfs {
     }
 
     fn looked_up(&self, dir: &RelPath, found: Found) -> Looked {
-        let name_ttl = found.fresh_for.min(FOREVER);
+        let fresh_for = found.fresh_for;
         let node = self.node_for(dir.join(&found.entry.name), found);
+        let name_ttl = self.name_ttl(fresh_for);
         Looked {
             attr: self.attr_of(&node),
             name_ttl,
@@ -416,11 +437,11 @@ impl Vfs {
             let Some(found) = listing.get(at) else { break };
             let path = node.path.join(&found.entry.name);
             let unsized_file = needs_size(found.entry);
-            let ttl = fresh_for.min(FOREVER);
             let name = &found.entry.name;
             let (ino, what) = self.identify(&path, found.entry.clone(), found.layer, found.path());
             let (attr, ttl) = if count && !unsized_file {
-                (self.attr_of(&self.nodes.look_up(ino, path, what)), ttl)
+                let attr = self.attr_of(&self.nodes.look_up(ino, path, what));
+                (attr, self.name_ttl(fresh_for))
             } else {
                 (
                     self.owner.attr(ino, found.entry, self.epoch),

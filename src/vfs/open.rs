@@ -22,6 +22,16 @@ const PROBE: Duration = Duration::from_secs(1);
 /// Objects up to this size are fetched in one request, so their bytes cannot be of two versions.
 const ONE_REQUEST: u64 = 64 << 10;
 
+/// A local file with all bytes of an open file, and no others.
+pub enum Backing {
+    /// It never has one: it is small, or read in place.
+    Never,
+    /// Not all of it is here, or not sealed yet.
+    NotYet,
+    /// This one.
+    File(svol_cache::Sealed),
+}
+
 impl Vfs {
     /// Opens a file if nothing has to be asked for.
     pub fn open_now(&self, ino: Ino) -> Option<Result<u64>> {
@@ -87,6 +97,17 @@ impl Vfs {
             }
         };
         Ok(self.handle(node, file))
+    }
+
+    /// Returns the local file that holds all bytes of an open file.
+    pub fn backing(&self, handle: u64) -> Backing {
+        let handle = self.handles.get(handle);
+        match handle.as_ref().map(|handle| &*handle.file) {
+            Some(OpenFile::Remote(remote)) if remote.size() > svol_cache::SMALL => {
+                remote.sealed_file().map_or(Backing::NotYet, Backing::File)
+            }
+            _ => Backing::Never,
+        }
     }
 
     /// Closes a file.
@@ -201,8 +222,9 @@ impl Vfs {
             return false;
         }
         let seen = self.catalogue(layer).last_seen(path);
-        let age = seen.map_or(u64::MAX, |seen| Timestamp::now().seconds_since(seen));
-        age > self.policies[layer].revalidate.as_secs()
+        // Seen in the future means that the clock went back: nobody knows how long ago it was.
+        let age = seen.and_then(|seen| Timestamp::now().since(seen));
+        age.is_none_or(|age| age >= self.policies[layer].revalidate)
     }
 
     /// Asks the source what the file is now. No answer in time: what is known is used, unless the
@@ -229,8 +251,8 @@ impl Vfs {
         }
     }
 
-    /// Takes note of a failed read. A version that is gone from its source is asked for once, so
-    /// that the next open finds what is there now: a listing need not tell that anything changed.
+    /// Takes note of a failed read. A version that is gone from its source is asked for, so that
+    /// the next open finds what is there now: a listing need not tell that anything changed.
     async fn look_into(&self, node: &Node, error: &Error) {
         self.note_failure(node, error);
         let Error::Source(error) = error else { return };
@@ -239,7 +261,7 @@ impl Vfs {
                 error.kind(),
                 source::ErrorKind::Changed | source::ErrorKind::NotFound
             )
-            && !node.found_gone.swap(true, Ordering::Relaxed)
+            && node.may_look_into()
         {
             let asking = self.catalogue(layer).probe(path, entry);
             // What comes of it is in the catalogue, whether or not it comes in time.

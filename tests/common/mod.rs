@@ -3,7 +3,12 @@
 // Each test binary uses a part of this.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod chaos;
+pub mod disk;
+pub mod faults;
+pub mod mapping;
 pub mod mount;
+pub mod nobody;
 pub mod process;
 pub mod s3;
 pub mod scripted;

@@ -18,6 +18,7 @@ use reqwest::{Method, Response, StatusCode};
 use tokio::sync::{Mutex, OnceCell};
 use url::Url;
 
+use super::confidence::Confidences;
 use super::secret::Secret;
 use super::{Body, Error, ErrorKind, Listing, ListingBuilder, Result, Source, wire};
 use crate::entry::Entry;
@@ -133,6 +134,7 @@ pub struct HttpSource {
     manifest: Option<ManifestSettings>,
     index: IndexFormat,
     auth: Option<HttpAuth>,
+    confidences: Confidences,
     client: reqwest::Client,
     shape: OnceCell<Shape>,
     loaded: Mutex<Option<Loaded>>,
@@ -203,6 +205,7 @@ impl HttpSource {
             manifest: settings.manifest,
             index: settings.index,
             auth,
+            confidences: Confidences::default(),
             client,
             shape,
             loaded: Mutex::new(None),
@@ -274,7 +277,9 @@ impl HttpSource {
                 }
             };
         }
-        request.send().await.map_err(wire::no_reply)
+        let request = request.build().map_err(wire::no_reply)?;
+        self.confidences.note(request.headers());
+        self.client.execute(request).await.map_err(wire::no_reply)
     }
 
     /// Asks for the headers of an object: by HEAD, or where that is not possible, or does not
@@ -545,21 +550,9 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.map_err(stopped)?
 }
 
-#[async_trait]
-impl Source for HttpSource {
-    fn identity(&self) -> &str {
-        &self.identity
-    }
-
-    fn url(&self, path: &RelPath) -> String {
-        match self.shape.get() {
-            _ if path.is_root() => shown(&self.url),
-            Some(Shape::Single(_)) => shown(&self.url),
-            _ => shown(&self.child(path, false)),
-        }
-    }
-
-    async fn list(&self, dir: &RelPath) -> Result<Listing> {
+/// What the source does, with messages that may repeat what was sent.
+impl HttpSource {
+    async fn list_all(&self, dir: &RelPath) -> Result<Listing> {
         let missing = || Error::new(ErrorKind::NotFound, "no such directory");
         match self.shape().await? {
             Shape::Tree => self.list_index(dir).await,
@@ -577,7 +570,7 @@ impl Source for HttpSource {
         }
     }
 
-    async fn stat(&self, path: &RelPath) -> Result<Entry> {
+    async fn stat_one(&self, path: &RelPath) -> Result<Entry> {
         let missing = || Error::new(ErrorKind::NotFound, "no such file");
         let url = self.file_url(path).await?;
         let name = path.file_name().ok_or_else(missing)?;
@@ -592,7 +585,7 @@ impl Source for HttpSource {
         Ok(validate::promised(found.entry, digest))
     }
 
-    async fn read(&self, path: &RelPath, entry: &Entry, range: Range<u64>) -> Result<Body> {
+    async fn read_range(&self, path: &RelPath, entry: &Entry, range: Range<u64>) -> Result<Body> {
         let url = self.file_url(path).await?;
         let mut headers = HeaderMap::new();
         let value = |text: &str| {
@@ -621,7 +614,37 @@ impl Source for HttpSource {
         let now = validate::described(entry.name.clone(), Some(size), headers);
         // The one that is pinned stays, so that it is the same throughout.
         let validator = entry.validator.clone().or(now.validator);
-        Ok(wire::body(response, got, size, validator))
+        wire::body(response, got, size, validator)
+    }
+}
+
+#[async_trait]
+impl Source for HttpSource {
+    fn identity(&self) -> &str {
+        &self.identity
+    }
+
+    fn url(&self, path: &RelPath) -> String {
+        match self.shape.get() {
+            _ if path.is_root() => shown(&self.url),
+            Some(Shape::Single(_)) => shown(&self.url),
+            _ => shown(&self.child(path, false)),
+        }
+    }
+
+    async fn list(&self, dir: &RelPath) -> Result<Listing> {
+        let conceal = |error| self.confidences.conceal(error);
+        self.list_all(dir).await.map_err(conceal)
+    }
+
+    async fn stat(&self, path: &RelPath) -> Result<Entry> {
+        let conceal = |error| self.confidences.conceal(error);
+        self.stat_one(path).await.map_err(conceal)
+    }
+
+    async fn read(&self, path: &RelPath, entry: &Entry, range: Range<u64>) -> Result<Body> {
+        let conceal = |error| self.confidences.conceal(error);
+        self.read_range(path, entry, range).await.map_err(conceal)
     }
 
     fn same_version(&self, before: &Entry, now: &Entry) -> bool {

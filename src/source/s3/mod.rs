@@ -20,6 +20,7 @@ use reqwest::{Method, Response, StatusCode};
 use tokio::sync::OnceCell;
 use url::Url;
 
+use super::confidence::Confidences;
 use super::{Body, Error, ErrorKind, Listing, ListingBuilder, Result, Source, progress, wire};
 use crate::entry::Entry;
 use crate::path::{Name, RelPath};
@@ -83,6 +84,24 @@ pub struct S3Settings {
     pub ca_bundle: Option<std::path::PathBuf>,
 }
 
+/// Returns the files of this machine that a source with `profile` may read, now or later: those
+/// with keys, tokens and certificates. Blocks on the disk of the configuration files.
+pub fn local_files(profile: Option<&str>, env: &Env) -> Vec<std::path::PathBuf> {
+    const VARIABLES: [&str; 3] = [
+        "AWS_WEB_IDENTITY_TOKEN_FILE",
+        "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+        "AWS_CA_BUNDLE",
+    ];
+    let files = profile::Files::new(profile, env);
+    let mut all = files.paths().map(std::path::Path::to_owned).to_vec();
+    all.extend(VARIABLES.iter().filter_map(|v| env.get(v)).map(Into::into));
+    if let Ok(profile) = files.load() {
+        let named = ["web_identity_token_file", "ca_bundle"];
+        all.extend(named.iter().filter_map(|k| profile.get(k)).map(Into::into));
+    }
+    all
+}
+
 /// A bucket, or a part of one.
 pub struct S3Source {
     bucket: String,
@@ -96,6 +115,7 @@ pub struct S3Source {
     region: String,
     requester_pays: bool,
     credentials: Credentials,
+    confidences: Confidences,
     client: reqwest::Client,
     /// Whether the prefix is the key of an object, and the root a directory of it alone.
     single: OnceCell<bool>,
@@ -155,6 +175,7 @@ impl S3Source {
         })?;
         let payer = env.get("AWS_REQUEST_PAYER") == Some("requester");
         Ok(S3Source {
+            confidences: Confidences::default(),
             credentials: Credentials::choose(&settings, env, files, &region)?,
             identity: format!("s3:{}/{bucket}/{prefix}", place.identity),
             endpoint: place.endpoint,
@@ -253,6 +274,7 @@ impl S3Source {
                 .try_authorize(&mut request, None)
                 .map_err(|e| invalid(format!("cannot sign: {}", wire::causes(&e))))?;
         }
+        self.confidences.note(request.headers());
         let sent = self
             .client
             .request(request.method().clone(), url)
@@ -416,23 +438,9 @@ impl Place {
     }
 }
 
-#[async_trait]
-impl Source for S3Source {
-    fn identity(&self) -> &str {
-        &self.identity
-    }
-
-    fn url(&self, path: &RelPath) -> String {
-        let single = self.single.get() == Some(&true) && self.may_be_single(path);
-        let key = if single {
-            self.prefix.clone()
-        } else {
-            self.join(path)
-        };
-        format!("s3://{}/{key}", self.bucket)
-    }
-
-    async fn list(&self, dir: &RelPath) -> Result<Listing> {
+/// What the source does, with messages that may repeat what was sent.
+impl S3Source {
+    async fn list_all(&self, dir: &RelPath) -> Result<Listing> {
         let key = self.join(dir);
         let prefix = match key.is_empty() {
             true => String::new(),
@@ -456,7 +464,7 @@ impl Source for S3Source {
         Ok(pages.listing.finish())
     }
 
-    async fn stat(&self, path: &RelPath) -> Result<Entry> {
+    async fn stat_one(&self, path: &RelPath) -> Result<Entry> {
         let missing = || Error::new(ErrorKind::NotFound, "no such object");
         let name = path.file_name().ok_or_else(missing)?;
         let key = self.key(path).await?;
@@ -469,7 +477,7 @@ impl Source for S3Source {
         Err(missing())
     }
 
-    async fn read(&self, path: &RelPath, entry: &Entry, range: Range<u64>) -> Result<Body> {
+    async fn read_range(&self, path: &RelPath, entry: &Entry, range: Range<u64>) -> Result<Body> {
         let key = self.key(path).await?;
         let mut headers = HeaderMap::new();
         let value = |text: String| {
@@ -488,12 +496,44 @@ impl Source for S3Source {
         let response = self.expect(response, &wanted).await?;
 
         match check_reply(entry, &range, response.status(), response.headers()) {
-            Ok((got, size, etag)) => Ok(wire::body(response, got, size, etag)),
+            Ok((got, size, etag)) => wire::body(response, got, size, etag),
             Err(error) => {
                 wire::discard(response).await;
                 Err(error)
             }
         }
+    }
+}
+
+#[async_trait]
+impl Source for S3Source {
+    fn identity(&self) -> &str {
+        &self.identity
+    }
+
+    fn url(&self, path: &RelPath) -> String {
+        let single = self.single.get() == Some(&true) && self.may_be_single(path);
+        let key = if single {
+            self.prefix.clone()
+        } else {
+            self.join(path)
+        };
+        format!("s3://{}/{key}", self.bucket)
+    }
+
+    async fn list(&self, dir: &RelPath) -> Result<Listing> {
+        let conceal = |error| self.confidences.conceal(error);
+        self.list_all(dir).await.map_err(conceal)
+    }
+
+    async fn stat(&self, path: &RelPath) -> Result<Entry> {
+        let conceal = |error| self.confidences.conceal(error);
+        self.stat_one(path).await.map_err(conceal)
+    }
+
+    async fn read(&self, path: &RelPath, entry: &Entry, range: Range<u64>) -> Result<Body> {
+        let conceal = |error| self.confidences.conceal(error);
+        self.read_range(path, entry, range).await.map_err(conceal)
     }
 }
 

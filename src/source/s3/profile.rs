@@ -136,6 +136,11 @@ impl Files {
         Ok(Profile(profile))
     }
 
+    /// Returns where the files are, or would be.
+    pub(super) fn paths(&self) -> [&Path; 2] {
+        [&self.config, &self.credentials]
+    }
+
     /// Returns the profile's name.
     pub(super) fn name(&self) -> &str {
         &self.name
