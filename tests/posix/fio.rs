@@ -20,7 +20,7 @@ pub const RUNS: &[(&str, &str, bool)] = &[
     ("io_uring", "randread", true),
 ];
 
-const SIZE: &str = "--size=8m";
+const SIZE: &str = "--size=4m";
 
 fn fio(file: &Path, dir: &Path, args: &[&str]) -> Output {
     Command::new(program("fio"))
@@ -74,7 +74,7 @@ fn fio_verifies_what_it_wrote_at_the_source() {
         std::fs::copy(&written, nginx.root.join(format!("f{i}"))).unwrap();
     }
     let mut bad = std::fs::read(&written).unwrap();
-    bad[5_000_000] ^= 1;
+    bad[2_500_000] ^= 1;
     std::fs::write(nginx.root.join("bad"), bad).unwrap();
 
     let mount = place.mount(&[&format!("{}/json/", nginx.url)]);
