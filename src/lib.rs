@@ -16,6 +16,9 @@ pub mod entry;
 pub mod fetch;
 pub mod filter;
 pub mod fuse;
+#[cfg(feature = "failpoints")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod logging;
 pub mod namespace;
 pub mod path;

@@ -18,6 +18,8 @@ mod db;
 mod directory;
 mod entries;
 mod flight;
+#[cfg(feature = "failpoints")]
+pub(crate) mod fuzzing;
 mod landing;
 mod refresh;
 #[cfg(test)]

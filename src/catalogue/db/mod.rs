@@ -157,6 +157,12 @@ pub(super) struct Stored {
     pub(super) invalid_at: Option<Timestamp>,
 }
 
+/// Reads the text of what was hidden, and writes it again.
+#[cfg(feature = "failpoints")]
+pub(super) fn hidden_again(text: &str) -> String {
+    rows::encode_hidden(&rows::decode_hidden(text))
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What the locks guard is consistent between any two statements.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)

@@ -229,7 +229,7 @@ pub(super) fn encode_hidden(hidden: &[Hidden]) -> String {
     text
 }
 
-fn decode_hidden(text: &str) -> Vec<Hidden> {
+pub(super) fn decode_hidden(text: &str) -> Vec<Hidden> {
     text.lines()
         .filter_map(|line| {
             let mut parts = line.splitn(3, ' ');

@@ -27,6 +27,8 @@ use crate::path::{Name, RelPath};
 
 mod credentials;
 mod env;
+#[cfg(feature = "failpoints")]
+pub(super) mod fuzzing;
 mod list;
 mod profile;
 mod reply;
