@@ -19,6 +19,10 @@ check: fmt-check lint doc deny test ## Everything that has to pass before a comm
 test: setup ## Runs all tests, on real mounts and real servers on loopback.
 	PROPTEST_RNG_SEED=$(SEED) $(CARGO) test --workspace --features failpoints --no-fail-fast
 
+.PHONY: soak
+soak: setup ## Reads under all faults at once for SVOL_SOAK_SECONDS (600), compares every byte.
+	SVOL_SOAK_SECONDS=$${SVOL_SOAK_SECONDS:-600} $(CARGO) test --features failpoints --test soak -- --nocapture
+
 bench: ## Measures; prints ratios against peers and floors of the same run.
 	tests/setup.sh bench
 	$(CARGO) bench --bench mount

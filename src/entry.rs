@@ -19,11 +19,11 @@ impl Timestamp {
         std::time::SystemTime::now().into()
     }
 
-    /// Returns the seconds from `earlier` to this time; nothing if that lies in the future, as
-    /// after a clock went back.
-    pub fn seconds_since(self, earlier: Timestamp) -> Option<u64> {
-        let nanos = self.0.checked_sub(earlier.0)?;
-        u64::try_from(nanos).ok().map(|nanos| nanos / 1_000_000_000)
+    /// Returns the time from `earlier` to this time; nothing if that lies in the future, as after
+    /// a clock went back.
+    pub fn since(self, earlier: Timestamp) -> Option<std::time::Duration> {
+        let nanos = u64::try_from(self.0.checked_sub(earlier.0)?).ok()?;
+        Some(std::time::Duration::from_nanos(nanos))
     }
 }
 

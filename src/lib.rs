@@ -20,6 +20,7 @@ pub mod fuse;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod logging;
+pub mod memory;
 pub mod namespace;
 pub mod path;
 pub mod sandbox;

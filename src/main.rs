@@ -15,6 +15,7 @@ fn main() -> ExitStatus {
             Err(_) => ExitStatus::Failed,
         };
     }
+    svol::memory::tame_allocator();
     let cli = Cli::parse();
     match run(&cli) {
         Ok(status) => status,

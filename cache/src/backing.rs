@@ -1,8 +1,8 @@
 //! An object's files as this process has them open, and what it knows of them.
 
+use crate::sync::Arc;
+use crate::sync::atomic::AtomicU64;
 use std::os::unix::fs::MetadataExt;
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use blake3::Hash;
 

@@ -1,8 +1,8 @@
 //! Which grains this process has verified: a bit each, set once, read without a lock.
 
+use crate::sync::OnceLock;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use std::ops::Range;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Bits per segment. A segment is made when its first bit is set: 4 KiB of memory for 512 MiB of
 /// data, so that an object of terabytes of which little is read costs little.

@@ -1,14 +1,15 @@
 //! One opened cache: its parts, its threads, and what can be asked of it as a whole.
 
+use crate::sync::thread::JoinHandle;
+use crate::sync::{Arc, Mutex, PoisonError};
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use blake3::Hash;
 
 use crate::clock::Clock;
+use crate::collect;
 use crate::config::Config;
 use crate::dir::{self, Dir};
 use crate::error::Error;
@@ -26,7 +27,7 @@ use crate::report::{GcReport, VerifyProgress, VerifyReport};
 use crate::scrub;
 use crate::seal::{Sealer, lock_blob};
 use crate::stats::{Counters, Stats};
-use crate::trouble::Troubles;
+use crate::trouble::{Trouble, Troubles};
 
 /// How long closing waits for the threads. They are stopped between two steps of a few
 /// milliseconds each, but a disk may be slow.
@@ -50,6 +51,7 @@ pub(crate) struct Shared {
     pub(crate) memory: Memory,
     pub(crate) memory_limit: u64,
     pub(crate) counters: Counters,
+    pub(crate) troubles: Arc<Troubles>,
     /// None for a cache in memory alone.
     pub(crate) disk: Option<Disk>,
 }
@@ -164,6 +166,7 @@ impl Cache {
             memory: Memory::new(config.memory),
             memory_limit: config.memory,
             counters: Counters::default(),
+            troubles: Arc::clone(&troubles),
             disk: Some(Disk {
                 dir,
                 locks,
@@ -189,7 +192,7 @@ impl Cache {
             let evictor = Arc::clone(&disk.evictor);
             let weak = Arc::downgrade(&shared);
             let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
-                let builder = std::thread::Builder::new().name(name.into());
+                let builder = crate::sync::thread::Builder::new().name(name.into());
                 builder.spawn(run).map_err(threads_failed())
             };
             let mut threads = cache.running.threads();
@@ -197,6 +200,23 @@ impl Cache {
             threads.push(spawn("svol-evict", Box::new(move || evictor.run(&weak)))?);
         }
         Ok(cache)
+    }
+
+    /// The same, but a disk that is full, read-only or broken is no reason to fail: it is noted as
+    /// a trouble, and the cache is one in memory.
+    pub fn open_or_in_memory(config: Config) -> Result<Cache, Error> {
+        let memory = config.memory;
+        match Cache::open(config) {
+            Err(error) if error.is_of_the_disk() => {
+                let cache = Cache::in_memory(memory);
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                let why = format!("{error}: {}", cause.unwrap_or_default());
+                let troubles = &cache.shared().troubles;
+                troubles.note("be kept on disk by this process", &why);
+                Ok(cache)
+            }
+            other => other,
+        }
     }
 
     /// Returns a cache that keeps nothing on disk, and at most `memory` bytes at all.
@@ -208,6 +228,7 @@ impl Cache {
                     memory: Memory::new(memory),
                     memory_limit: memory,
                     counters: Counters::default(),
+                    troubles: Arc::default(),
                     disk: None,
                 }),
                 threads: Mutex::default(),
@@ -252,6 +273,7 @@ impl Cache {
             sealed: counters.sealed.get(),
             deduplicated: counters.deduplicated.get(),
             evicted_bytes: counters.evicted_bytes.get(),
+            troubles: shared.troubles.count.get(),
             ..Stats::default()
         };
         if let Some(disk) = &shared.disk {
@@ -265,9 +287,13 @@ impl Cache {
             stats.blobs = counts.blobs;
             stats.packed = counts.packed;
             stats.pinned = counts.pinned;
-            stats.troubles = disk.troubles.count.get();
         }
         stats
+    }
+
+    /// Returns what the disk or the index refused last, of what [`Stats::troubles`] counts.
+    pub fn last_trouble(&self) -> Option<Trouble> {
+        self.shared().troubles.last()
     }
 
     /// Reads and hashes everything on disk, and drops what is bad. Blocks for as long as that
@@ -283,7 +309,7 @@ impl Cache {
     /// most `target` bytes are used (None: the limit). Blocks; looks at every file.
     pub fn gc(&self, target: Option<u64>) -> Result<GcReport, Error> {
         match &self.shared().disk {
-            Some(disk) => scrub::collect(self.shared(), disk, target),
+            Some(disk) => collect::collect(self.shared(), disk, target),
             None => Ok(GcReport::default()),
         }
     }
@@ -323,7 +349,7 @@ impl Cache {
 }
 
 impl Running {
-    fn threads(&self) -> std::sync::MutexGuard<'_, Vec<JoinHandle<()>>> {
+    fn threads(&self) -> crate::sync::MutexGuard<'_, Vec<JoinHandle<()>>> {
         self.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -341,21 +367,14 @@ impl Running {
         disk.evictor.stop();
         disk.packs.close();
         let index = threads.remove(0);
-        join(threads, deadline);
+        crate::sync::join(threads, deadline);
         disk.index.stop();
-        join(vec![index], deadline);
+        crate::sync::join(vec![index], deadline);
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
         self.stop();
-    }
-}
-
-fn join(mut threads: Vec<JoinHandle<()>>, deadline: Instant) {
-    while !threads.is_empty() && Instant::now() < deadline {
-        threads.retain(|thread| !thread.is_finished());
-        std::thread::sleep(Duration::from_millis(1));
     }
 }

@@ -4,7 +4,7 @@
 //! the monotonic clock. So a wall clock that jumps, before or while we run, cannot make what is
 //! used now look older than what was used before.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 pub(crate) struct Clock {

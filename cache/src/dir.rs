@@ -119,7 +119,7 @@ impl Dir {
         // Whoever else opens the cache just now does the same; one after the other is simpler.
         let deadline = Instant::now() + SETUP_PATIENCE;
         while !lock::hold_alone(&handle).map_err(Error::io(what()))? && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(5));
+            crate::sync::thread::sleep(Duration::from_millis(5));
         }
         let format = dir.root.join("format");
         match fs::read(&format) {
@@ -225,11 +225,12 @@ impl Dir {
         }
     }
 
-    /// Renames the index and its companions out of the way, into a directory of their own.
+    /// Renames the index and its companions out of the way, into a directory of their own. The
+    /// database last: who finds its name free begins a new one, whose log is not to be moved too.
     pub(crate) fn set_index_aside(&self) -> io::Result<PathBuf> {
         let aside = self.top.join(set_aside_name());
         make_dir(&aside)?;
-        for suffix in ["", "-wal", "-shm"] {
+        for suffix in ["-wal", "-shm", ""] {
             let name = format!("index.db{suffix}");
             match fs::rename(self.root.join(&name), aside.join(&name)) {
                 Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),

@@ -31,6 +31,30 @@ pub enum Error {
 }
 
 impl Error {
+    /// Returns whether the disk is full, read-only or broken, which nobody chose.
+    pub(crate) fn is_of_the_disk(&self) -> bool {
+        let Error::Io { source, .. } = self else {
+            return false;
+        };
+        matches!(
+            source.raw_os_error(),
+            Some(libc::ENOSPC | libc::EDQUOT | libc::EROFS | libc::EIO)
+        )
+    }
+
+    /// Wraps SQLite's error at opening the index; what is the disk's is told apart.
+    pub(crate) fn of_index(error: rusqlite::Error) -> Error {
+        use rusqlite::ErrorCode::{CannotOpen, DiskFull, ReadOnly, SystemIoFailure};
+        let errno = match error.sqlite_error_code() {
+            Some(DiskFull) => libc::ENOSPC,
+            Some(ReadOnly) => libc::EROFS,
+            Some(SystemIoFailure | CannotOpen) => libc::EIO,
+            _ => return Error::Index(error.to_string()),
+        };
+        let what = format!("open its index ({error})");
+        Error::io(what)(io::Error::from_raw_os_error(errno))
+    }
+
     /// Wraps a system error together with what was tried.
     pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
         let what = what.into();

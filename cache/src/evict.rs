@@ -5,17 +5,18 @@
 //! crash leaves a row that says too much, never a file that nobody counts.
 //!
 //! One thread does it, when told or once a second; it also keeps the coarse clock, and the numbers
-//! of the quota, up to date.
+//! of the quota, up to date, and sweeps (see `collect`).
 
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Condvar, Mutex, PoisonError, Weak};
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use crate::cache::{Disk, Shared};
+use crate::collect::Sweep;
 use crate::dir::{self, Kind};
 use crate::failpoint;
 use crate::index::{Candidate, Change, What};
@@ -82,6 +83,7 @@ impl Evictor {
 
     /// Evicts until stopped, or until the cache is gone.
     pub(crate) fn run(&self, cache: &Weak<Shared>) {
+        let mut sweep = Sweep::default();
         while !self.stopped.load(Ordering::Relaxed) {
             let wanted = {
                 let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -109,6 +111,8 @@ impl Evictor {
             state.rounds += 1;
             state.exhausted = (freed < excess).then(Instant::now);
             self.done.notify_all();
+            drop(state);
+            sweep.step(disk);
         }
     }
 }
@@ -196,6 +200,10 @@ fn remove(shared: &Shared, disk: &Disk, candidate: &Candidate) -> io::Result<Opt
                 return Ok(None);
             }
             disk.packs.release(disk, id);
+            // What was stored in it just before that is in the index only now.
+            if is_held(disk.index.objects_of_pack(id)) {
+                return Ok(None);
+            }
             (disk.dir.pack(id), Change::DropPack { id })
         }
     };
@@ -247,14 +255,15 @@ pub(crate) enum Removal {
 }
 
 /// Removes a data file and its sidecar, unless somebody has it open.
+///
+/// The sidecar goes first: once the data's name is free, somebody else may make the pair anew, and
+/// the sidecar that is then beside it would be theirs. What is left by a crash in between is data
+/// that nobody uses and that can be evicted.
 pub(crate) fn remove_alone(path: &Path) -> io::Result<Removal> {
     let sidecar = dir::sidecar(path);
     let file = match File::open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            dir::remove(&sidecar)?;
-            return Ok(Removal::Gone);
-        }
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Removal::Gone),
         Err(error) => return Err(error),
     };
     if !lock::hold_alone(&file)? {
@@ -265,7 +274,8 @@ pub(crate) fn remove_alone(path: &Path) -> io::Result<Removal> {
         return Ok(Removal::Spared);
     }
     let beside = std::fs::metadata(&sidecar).map_or(0, |metadata| dir::allocated(&metadata));
-    dir::remove(path)?;
     dir::remove(&sidecar)?;
+    failpoint::pass("evict.sidecar");
+    dir::remove(path)?;
     Ok(Removal::Done(dir::allocated(&metadata) + beside))
 }

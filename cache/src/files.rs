@@ -5,11 +5,11 @@
 //! never made longer again, but replaced by a new file: somebody may have verified grains of it
 //! that would now read as zeros.
 
+use crate::sync::Arc;
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use blake3::Hash;
@@ -139,7 +139,7 @@ pub(crate) fn create_partial(dir: &Dir, key: &ObjectKey, size: u64) -> io::Resul
         let data = Arc::new(dir.create(&path)?);
         failpoint::pass("create.data");
         if !lock::hold(&data)? {
-            std::thread::sleep(Duration::from_millis(1));
+            crate::sync::thread::sleep(Duration::from_millis(1));
             continue;
         }
         let Some(_guard) = lock_lifecycle(&data, LAYOUT_PATIENCE)? else {
@@ -164,8 +164,9 @@ pub(crate) fn create_partial(dir: &Dir, key: &ObjectKey, size: u64) -> io::Resul
             Opened::Absent => return Ok(None),
             Opened::Bad(reason) => {
                 tracing::warn!(object = %key, reason, "partial dropped");
-                dir::remove(&path)?;
+                // In this order: see `remove_alone`.
                 dir::remove(&sidecar_path)?;
+                dir::remove(&path)?;
             }
         }
     }
@@ -213,7 +214,9 @@ pub(crate) fn lock_lifecycle(
     let deadline = Instant::now() + patience;
     loop {
         match RangeLock::try_new(data, LIFECYCLE)? {
-            None if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(1)),
+            None if Instant::now() < deadline => {
+                crate::sync::thread::sleep(Duration::from_millis(1))
+            }
             other => return Ok(other),
         }
     }

@@ -3,10 +3,10 @@
 //! Order of writing: data, then its hashes, then the bit in memory, then the wake-up. So whoever
 //! sees a grain as present, in whichever process, finds its bytes.
 
+use crate::sync::atomic::Ordering;
+use crate::sync::{Arc, PoisonError};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;

@@ -4,11 +4,11 @@
 //! I/O; `creating` is held over the making of files, by those who claim only, and the leaves are
 //! taken under it.
 
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use blake3::Hash;
@@ -26,6 +26,7 @@ use crate::index::{BlobRow, Change, ObjectRow, Place, Seal};
 use crate::key::ObjectKey;
 use crate::memory::WHOLE;
 use crate::object::Sealed;
+use crate::packs::Loaded;
 use crate::sidecar;
 
 /// The largest object that is kept on disk, in bytes: the largest file of ext4.
@@ -212,7 +213,7 @@ impl Inner {
                 return None;
             }
             if attempt > 0 {
-                std::thread::sleep(Duration::from_millis(1));
+                crate::sync::thread::sleep(Duration::from_millis(1));
             }
         }
         None
@@ -337,7 +338,10 @@ impl Inner {
         let row = disk.index.object(&self.key)?;
         self.learn_use(&row);
         let blob = row.blob.filter(|blob| blob.size == self.size)?;
-        let bytes = disk.packs.load(disk, &self.shared.counters, &blob)?;
+        let loaded = disk.packs.load(disk, &self.shared.counters, &blob);
+        let Loaded::Good(bytes) = loaded else {
+            return None;
+        };
         memory.insert(&self.key, WHOLE, bytes.clone());
         Some(bytes)
     }

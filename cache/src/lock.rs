@@ -6,11 +6,11 @@
 //! - A *hold* (shared flock) is kept on every data file that is open. An evictor needs it
 //!   exclusively.
 
+use crate::sync::Arc;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
-use std::sync::Arc;
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;

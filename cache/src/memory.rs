@@ -9,8 +9,8 @@
 //!
 //! Each shard has one lock, taken for a map operation only, never two at a time.
 
+use crate::sync::{Mutex, MutexGuard, PoisonError};
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 

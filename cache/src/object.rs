@@ -1,9 +1,9 @@
 //! One object, as the layers above see it.
 
+use crate::sync::{Arc, PoisonError};
 use std::fs::File;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use blake3::Hash;

@@ -8,10 +8,10 @@
 //! Lock order: `appender` and `readers` are never held together. `appender` is held over the write
 //! of one content (at most 64 KiB); only those who store small objects need it.
 
+use crate::sync::{Arc, Mutex, PoisonError};
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -38,6 +38,9 @@ const LEAST_FULL: u64 = 256 << 10;
 /// Packs kept open for reading.
 const OPEN: usize = 16;
 
+/// How often to begin a pack anew that was evicted before it was held: a window of microseconds.
+const TRIES: u32 = 8;
+
 /// How long a pack stays open, and so spared by evictors, after its last use.
 const IDLE: Duration = Duration::from_secs(30);
 
@@ -61,6 +64,15 @@ struct Reader {
     used: Instant,
 }
 
+/// What came of loading a content.
+pub(crate) enum Loaded {
+    Good(Bytes),
+    /// It is not there, or cannot be read at the moment.
+    Absent,
+    /// It was damaged.
+    Bad,
+}
+
 impl Packs {
     pub(crate) fn new(limit: u64) -> Self {
         Self {
@@ -70,23 +82,27 @@ impl Packs {
         }
     }
 
-    /// Returns a content, verified; None when it is not there, or was damaged and is dropped.
-    pub(crate) fn load(&self, disk: &Disk, counters: &Counters, row: &BlobRow) -> Option<Bytes> {
+    /// Returns a content, verified; what is damaged is dropped.
+    pub(crate) fn load(&self, disk: &Disk, counters: &Counters, row: &BlobRow) -> Loaded {
         let Place::Pack { id, offset } = row.place else {
-            return None;
+            return Loaded::Absent;
         };
-        let mut bytes = vec![0; usize::try_from(row.size).ok()?];
+        let Ok(size) = usize::try_from(row.size) else {
+            return Loaded::Absent;
+        };
+        let mut bytes = vec![0; size];
         let read = self
             .reader(disk, id)
             .and_then(|file| file.read_exact_at(&mut bytes, offset));
         match read {
-            Ok(()) if blake3::hash(&bytes) == row.hash => return Some(Bytes::from(bytes)),
+            Ok(()) if blake3::hash(&bytes) == row.hash => return Loaded::Good(Bytes::from(bytes)),
             Ok(()) => {
                 tracing::warn!(blob = %row.hash, "damaged packed content dropped");
-                let _ = disk.index.commit(Change::DropBlob { hash: row.hash });
             }
             Err(error) if error.kind() == ErrorKind::NotFound => {
+                // Evicted since its row was read, most likely.
                 let _ = disk.index.commit(Change::DropPack { id });
+                return Loaded::Absent;
             }
             Err(error) => {
                 disk.troubles.note("read a pack", &error);
@@ -94,13 +110,13 @@ impl Packs {
                     || error.raw_os_error() == Some(libc::EIO);
                 if !at_fault {
                     // Too many open files, say: no reason to lose it.
-                    return None;
+                    return Loaded::Absent;
                 }
-                let _ = disk.index.commit(Change::DropBlob { hash: row.hash });
             }
         }
+        let _ = disk.index.commit(Change::DropBlob { hash: row.hash });
         counters.healed.add(1);
-        None
+        Loaded::Bad
     }
 
     fn reader(&self, disk: &Disk, id: u64) -> io::Result<Arc<File>> {
@@ -251,13 +267,21 @@ fn take_over(disk: &Disk, full: u64) -> Option<Appender> {
 
 /// Begins a new pack.
 fn begin(disk: &Disk) -> io::Result<Appender> {
-    let id = clock::random();
-    if !disk.index.commit(Change::AddPack { id }) {
-        return Err(io::Error::other("the index is not available"));
+    for _ in 0..TRIES {
+        let id = clock::random();
+        if !disk.index.commit(Change::AddPack { id }) {
+            return Err(io::Error::other("the index is not available"));
+        }
+        failpoint::pass("pack.row");
+        let file = disk.dir.create(&disk.dir.pack(id))?;
+        failpoint::pass("pack.made");
+        // None: an evictor of another process came by before we held it, and took it for one that
+        // nobody uses.
+        if let Some(appender) = append_to(id, file)? {
+            return Ok(appender);
+        }
     }
-    failpoint::pass("pack.row");
-    let file = disk.dir.create(&disk.dir.pack(id))?;
-    append_to(id, file)?.ok_or_else(|| ErrorKind::NotFound.into())
+    Err(io::Error::other("new packs are evicted at once"))
 }
 
 fn append_to(id: u64, file: File) -> io::Result<Option<Appender>> {

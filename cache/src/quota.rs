@@ -4,8 +4,8 @@
 //! has written since it last told the index. Both are read without a lock, so the bound is kept to
 //! within what the processes write in the 50 ms between two reports.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::config::Config;
 use crate::dir::Space;

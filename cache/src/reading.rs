@@ -3,13 +3,13 @@
 //! A grain that this process has verified, or written, is served as it is. Any other is hashed
 //! first, and the very bytes that were hashed are served, so that nothing can change in between.
 
+use crate::sync::Arc;
+use crate::sync::atomic::Ordering;
 use std::cell::RefCell;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use crate::backing::{Backing, State};
 use crate::dir;
@@ -21,7 +21,7 @@ use crate::sidecar;
 /// Grains looked at together: those of a block, the largest request of the kernel.
 const AT_ONCE: usize = 64;
 
-thread_local! {
+crate::sync::thread_local! {
     /// Holds a grain of which less than all was asked for.
     static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; GRAIN as usize]);
 }
@@ -155,7 +155,8 @@ impl Inner {
         buf: &mut [u8],
     ) -> bool {
         let span = grain::span(index, self.size);
-        SCRATCH.with_borrow_mut(|scratch| {
+        SCRATCH.with(|scratch| {
+            let mut scratch = scratch.borrow_mut();
             let bytes = &mut scratch[..(span.end - span.start) as usize];
             match self.verify_grain(backing, index, bytes) {
                 Verdict::Good => {
@@ -201,7 +202,8 @@ impl Inner {
     /// Verifies a grain that is not yet known to be good; for those who go through whole files.
     pub(crate) fn check_grain(self: &Arc<Self>, backing: &Arc<Backing>, index: u64) -> bool {
         let span = grain::span(index, self.size);
-        SCRATCH.with_borrow_mut(|scratch| {
+        SCRATCH.with(|scratch| {
+            let mut scratch = scratch.borrow_mut();
             let bytes = &mut scratch[..(span.end - span.start) as usize];
             matches!(self.verify_grain(backing, index, bytes), Verdict::Good)
         })
@@ -285,7 +287,8 @@ impl Inner {
         if ours.is_ok_and(|ours| dir::still_names(&path, &ours)) {
             self.shared.counters.healed.add(1);
             tracing::warn!(object = %self.key, "partial dropped that is of no use");
-            for path in [&path, &dir::sidecar(&path)] {
+            // In this order: see `remove_alone`.
+            for path in [&dir::sidecar(&path), &path] {
                 if let Err(error) = dir::remove(path) {
                     self.note_trouble("remove a file", &error);
                 }
@@ -296,7 +299,7 @@ impl Inner {
         self.changed();
     }
 
-    pub(crate) fn note_trouble(&self, what: &str, error: &io::Error) {
+    pub(crate) fn note_trouble(&self, what: &'static str, error: &io::Error) {
         if let Some(disk) = self.disk() {
             disk.troubles.note(what, error);
         }

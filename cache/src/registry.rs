@@ -3,9 +3,9 @@
 //!
 //! Each lock here is a leaf: nothing is locked, dropped or done under it but the maps themselves.
 
+use crate::sync::atomic::Ordering;
+use crate::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::inner::Inner;
 use crate::key::ObjectKey;

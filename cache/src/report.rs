@@ -46,10 +46,12 @@ pub struct GcReport {
     pub evicted: u64,
     /// Files that the index did not know and that were removed.
     pub orphans: u64,
-    /// Incomplete objects that the index did not know and knows again.
+    /// Objects that the index did not know and knows again.
     pub adopted: u64,
     /// Entries of the index whose files were gone.
     pub stale: u64,
     /// Bytes in directories of other format versions or set aside as damaged: never deleted here.
     pub foreign_bytes: u64,
+    /// Files and entries of the index that were looked at.
+    pub looked_at: u64,
 }

@@ -12,12 +12,12 @@
 //! After a crash the next to look for the object finds the partial, or completes the renaming, or
 //! finds the blob without a seal, which is sealed again.
 
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::collections::{HashSet, VecDeque};
 use std::fs::Permissions;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use blake3::Hash;
@@ -240,15 +240,16 @@ fn seal_partial(
                 break None;
             }
             Opened::Busy if Instant::now() < deadline => {
-                std::thread::sleep(Duration::from_millis(2));
+                crate::sync::thread::sleep(Duration::from_millis(2));
             }
             Opened::Busy => return Ok(()),
         }
     };
     let counters = &inner.shared.counters;
     let (seal, bytes) = if let Some(existing) = &existing {
-        dir::remove(&partial)?;
+        // In this order: see `remove_alone`.
         dir::remove(&dir::sidecar(&partial))?;
+        dir::remove(&partial)?;
         counters.deduplicated.add(1);
         let metadata = [existing.data.metadata()?, existing.sidecar.metadata()?];
         (None, metadata.iter().map(dir::allocated).sum())
@@ -291,7 +292,9 @@ pub(crate) fn lock_blob(disk: &Disk, hash: &Hash) -> io::Result<Option<RangeLock
     let deadline = Instant::now() + PATIENCE;
     loop {
         match RangeLock::try_new(&locks, range.clone())? {
-            None if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(2)),
+            None if Instant::now() < deadline => {
+                crate::sync::thread::sleep(Duration::from_millis(2))
+            }
             other => return Ok(other),
         }
     }

@@ -1,6 +1,6 @@
 //! Counters of one process, and the numbers shown to a user.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// What the cache holds, and what this process has done with it.
 ///

@@ -1,33 +1,83 @@
 //! Trouble with the disk: counted always, logged now and then, never a reader's.
 
+use crate::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt::Display;
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::stats::Counter;
 
-/// The least time between two log lines: a full disk would write thousands a second.
+/// The least time between two log lines of a kind: a full disk would write thousands a second.
 const QUIET: Duration = Duration::from_secs(10);
+
+/// Something that the disk or the index refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    /// When.
+    pub at: SystemTime,
+    /// What could not be done and why, in words for a user.
+    pub what: String,
+}
 
 #[derive(Default)]
 pub(crate) struct Troubles {
     pub(crate) count: Counter,
-    last: Mutex<Option<(Instant, u64)>>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    last: Option<Trouble>,
+    kinds: HashMap<&'static str, Kind>,
+}
+
+/// What is known of one kind of trouble, of which there are as many as calls of [`Troubles::note`].
+struct Kind {
+    logged: Instant,
+    /// How many were not logged since.
+    unlogged: u64,
 }
 
 impl Troubles {
-    /// Notes that `what` (a verb phrase) failed.
-    pub(crate) fn note(&self, what: &str, error: &dyn Display) {
+    /// Notes that `kind` (a verb phrase) failed.
+    pub(crate) fn note(&self, kind: &'static str, error: &dyn Display) {
         self.count.add(1);
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        match &mut *last {
-            Some((at, unlogged)) if at.elapsed() < QUIET => *unlogged += 1,
-            _ => {
-                let unlogged = last.map_or(0, |(_, unlogged)| unlogged);
-                *last = Some((Instant::now(), 0));
-                drop(last);
-                tracing::warn!(unlogged, "the cache cannot {what}: {error}");
+        let what = format!("the cache cannot {kind}: {error}");
+        let mut state = self.state();
+        state.last = Some(Trouble {
+            at: SystemTime::now(),
+            what: what.clone(),
+        });
+        let now = Instant::now();
+        let mut unlogged = 0;
+        match state.kinds.entry(kind) {
+            Entry::Vacant(new) => {
+                new.insert(Kind {
+                    logged: now,
+                    unlogged,
+                });
+            }
+            Entry::Occupied(mut old) => {
+                let old = old.get_mut();
+                if now.duration_since(old.logged) < QUIET {
+                    old.unlogged += 1;
+                    return;
+                }
+                old.logged = now;
+                unlogged = std::mem::take(&mut old.unlogged);
             }
         }
+        drop(state);
+        tracing::warn!(unlogged, "{what}");
+    }
+
+    /// Returns the last one.
+    pub(crate) fn last(&self) -> Option<Trouble> {
+        self.state().last.clone()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

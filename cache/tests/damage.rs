@@ -230,7 +230,12 @@ fn a_damaged_index_is_set_aside_and_partials_are_found_without_it() {
 fn an_index_damaged_deep_inside_heals_while_in_use() {
     let fixture = Fixture::new().closed();
     let index = fixture.path().join("v1/index.db");
+    rusqlite::Connection::open(&index)
+        .unwrap()
+        .pragma_update(None, "wal_checkpoint", "TRUNCATE")
+        .unwrap();
     let len = fs::metadata(&index).unwrap().len();
+    assert!(len > 10 * 4096);
     let file = fs::File::options().write(true).open(&index).unwrap();
     for page in 1..len / 4096 {
         use std::os::unix::fs::FileExt;
@@ -246,6 +251,50 @@ fn an_index_damaged_deep_inside_heals_while_in_use() {
     }
     wait_for("new index", || fixture.cache().flush().is_ok());
     fixture.reopened().expect_healthy();
+}
+
+#[test]
+fn many_who_open_a_damaged_index_at_once_end_up_with_one_new_one() {
+    for round in 0..12 {
+        let fixture = Fixture::new().closed();
+        let index = fixture.path().join("v1/index.db");
+        let log = fixture.path().join("v1/index.db-wal");
+        // With a log that is as good as before, without one, and with one that is no log.
+        match round % 3 {
+            0 => {}
+            1 => {
+                let _ = fs::remove_file(&log);
+            }
+            _ => fs::write(&log, "no log").unwrap(),
+        }
+        let file = fs::File::options().write(true).open(&index).unwrap();
+        file.set_len(5_000).unwrap();
+        use std::os::unix::fs::FileExt;
+        file.write_all_at(&[0x5a; 5_000], 0).unwrap();
+        drop(file);
+        std::thread::scope(|scope| {
+            for number in 10..16 {
+                let path = fixture.path();
+                scope.spawn(move || {
+                    std::thread::sleep(std::time::Duration::from_micros(300 * (number - 10)));
+                    let cache = open(path);
+                    // Small: without its row it could not be found.
+                    let object = cache.object(key(number), 5_000);
+                    fill(&object, &content(number, 5_000));
+                    cache.flush().unwrap();
+                });
+            }
+        });
+        let cache = open(fixture.path());
+        for number in 10..16 {
+            let present = cache.object(key(number), 5_000).present_bytes();
+            assert_eq!(present, 5_000, "round {round}: {number} is lost");
+        }
+        let aside = fs::read_dir(fixture.path()).unwrap();
+        let is_aside = |name: std::ffi::OsString| name.to_string_lossy().contains("set-aside");
+        let aside = aside.filter(|entry| is_aside(entry.as_ref().unwrap().file_name()));
+        assert!(aside.count() <= 1, "round {round}");
+    }
 }
 
 #[test]

@@ -197,3 +197,23 @@ fn more_objects_than_descriptors_can_be_held() {
     assert!(open < 1_200, "{open} descriptors");
     assert_eq!(cache.stats().troubles, 0);
 }
+
+#[test]
+fn a_small_object_that_is_held_outlives_an_eviction_at_its_birth() {
+    let dir = tempfile::tempdir().unwrap();
+    for round in 0..40 {
+        let cache = limited(dir.path(), 64 * MIB);
+        let data = content(round, 9_000);
+        let object = cache.object(key(round), 9_000);
+        std::thread::scope(|scope| {
+            let evicting = scope.spawn(|| cache.gc(Some(0)).unwrap());
+            fill(&object, &data);
+            evicting.join().unwrap();
+        });
+        drop(object);
+        drop(cache);
+        // Not from the first one's memory.
+        let cache = limited(dir.path(), 64 * MIB);
+        assert_eq!(read(&cache.object(key(round), 9_000)), Some(data));
+    }
+}

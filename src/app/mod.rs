@@ -12,6 +12,7 @@ use crate::catalogue::{Catalogue, Db, Memory, Policy};
 use crate::cli::{CacheSettings, VolumeSettings};
 use crate::config::Volume;
 use crate::fetch::Fetcher;
+use crate::memory::{Budget, Ceiling};
 use crate::namespace::{Layer, Namespace};
 use crate::source::Source;
 use crate::source::guard::{Bandwidth, GuardOptions, Guarded};
@@ -62,6 +63,9 @@ pub enum Error {
     /// The mount point cannot be used.
     #[error(transparent)]
     Mountpoint(#[from] crate::fuse::mount::BadMountpoint),
+    /// There is too little memory.
+    #[error(transparent)]
+    Memory(#[from] crate::memory::TooLittle),
     /// Anything else of the system.
     #[error("{0}")]
     System(String),
@@ -81,35 +85,51 @@ pub struct View {
     pub db: Db,
     /// The volume's name.
     pub name: String,
+    /// The ceiling on memory.
+    pub ceiling: Ceiling,
+    /// What is held of sources' listings.
+    pub listings: Memory,
+    /// Bodies on their way.
+    pub fetcher: Arc<Fetcher>,
 }
 
 impl View {
     /// Opens the cache and assembles the volume. Asks no source anything.
     pub fn open(settings: &VolumeSettings, owner: Owner, runtime: &Runtime) -> Result<View, Error> {
         crate::tls::install();
-        let (cache, db) = open_cache(&settings.cache)?;
+        let ceiling = Ceiling::of_process(settings.memory.map(|size| size.0))?;
+        let budget = Budget::split(ceiling.bytes);
+        let (cache, db) = open_cache(&settings.cache, &budget)?;
         let volume = &settings.volume;
         let bandwidth = settings
             .bwlimit
             .map(|rate| Arc::new(Bandwidth::new(rate.bytes_per_second())));
-        let memory = Memory::default();
+        let memory = Memory::new(budget.listings);
+        let fetcher = Fetcher::within(&budget);
         let mut guards = Vec::new();
         let mut layers = Vec::new();
         for index in 0..volume.spec.layers.len() {
-            let (guard, layer) = open_layer(volume, index, &bandwidth, &db, &memory)?;
+            let shared = Shared {
+                bandwidth: &bandwidth,
+                db: &db,
+                memory: &memory,
+                operations: budget.operations(),
+            };
+            let (guard, layer) = open_layer(volume, index, &shared)?;
             guards.push(guard);
             layers.push(layer);
         }
         let policies = volume.spec.layers.iter().map(policy).collect();
-        let namespace = Arc::new(Namespace::new(layers));
+        let namespace = Arc::new(Namespace::within(layers, budget.merged));
         let vfs = Vfs::new(
             namespace,
             cache.clone(),
-            Fetcher::new(),
+            fetcher.clone(),
             runtime.clone(),
             policies,
             owner,
-        );
+        )
+        .with_inode_limit(budget.inode_count());
         Ok(View {
             vfs: Arc::new(vfs),
             guards,
@@ -117,6 +137,9 @@ impl View {
             cache_dir: settings.cache.dir.clone(),
             db,
             name: volume.metadata.name.to_string(),
+            ceiling,
+            listings: memory,
+            fetcher,
         })
     }
 }
@@ -135,19 +158,28 @@ impl View {
 
 /// Opens the cache alone, for commands that look after it.
 pub fn open_cache_only(settings: &CacheSettings) -> Result<Cache, Error> {
+    open_with(settings, svol_cache::DEFAULT_MEMORY, Cache::open)
+}
+
+fn open_with(
+    settings: &CacheSettings,
+    memory: u64,
+    open: impl FnOnce(svol_cache::Config) -> Result<Cache, svol_cache::Error>,
+) -> Result<Cache, Error> {
     let mut config = svol_cache::Config::new(&settings.dir);
+    config.memory = memory;
     config.limit = settings
         .size
         .map(|size| size.bytes_of(disk_size(&settings.dir)));
-    Cache::open(config).map_err(|error| Error::Cache {
+    open(config).map_err(|error| Error::Cache {
         dir: settings.dir.clone(),
         error,
     })
 }
 
-fn open_cache(settings: &CacheSettings) -> Result<(Cache, Db), Error> {
-    let cache = open_cache_only(settings)?;
-    let db = Db::open(&settings.dir).unwrap_or_else(|error| {
+fn open_cache(settings: &CacheSettings, budget: &Budget) -> Result<(Cache, Db), Error> {
+    let cache = open_with(settings, budget.tier, Cache::open_or_in_memory)?;
+    let db = Db::open_within(&settings.dir, budget.queue).unwrap_or_else(|error| {
         warn!(
             error = crate::control::causes(&error),
             "the catalogue cannot be kept; the next mount lists everything anew"
@@ -157,12 +189,19 @@ fn open_cache(settings: &CacheSettings) -> Result<(Cache, Db), Error> {
     Ok((cache, db))
 }
 
+/// What all layers share.
+struct Shared<'a> {
+    bandwidth: &'a Option<Arc<Bandwidth>>,
+    db: &'a Db,
+    memory: &'a Memory,
+    /// How many operations of one source may be under way at once.
+    operations: usize,
+}
+
 fn open_layer(
     volume: &Volume,
     index: usize,
-    bandwidth: &Option<Arc<Bandwidth>>,
-    db: &Db,
-    memory: &Memory,
+    shared: &Shared<'_>,
 ) -> Result<(Guarded, Layer), Error> {
     let spec = &volume.spec.layers[index];
     let name = volume.layer_name(index);
@@ -172,17 +211,17 @@ fn open_layer(
     })?;
     let options = GuardOptions {
         deadline: spec.timeout(),
-        bandwidth: bandwidth.clone(),
-        ..GuardOptions::default()
+        bandwidth: shared.bandwidth.clone(),
+        concurrency: shared.operations,
     };
     let guard = Guarded::new(source, name.clone(), options);
     let policy = Policy {
         refresh: spec.refresh().interval(),
         patience: PATIENCE,
-        memory: memory.clone(),
+        memory: shared.memory.clone(),
     };
     let guarded: Arc<dyn Source> = Arc::new(guard.clone());
-    let catalogue = Catalogue::new(db.clone(), guarded, policy);
+    let catalogue = Catalogue::new(shared.db.clone(), guarded, policy);
     let filter = spec.filter().map_err(|error| Error::Filter {
         layer: name.clone(),
         message: error.to_string(),

@@ -17,6 +17,7 @@ use crate::control::server;
 use crate::fuse::mount;
 use crate::fuse::mounter::Mounter;
 use crate::fuse::{Fuse, Notifications, Passthrough};
+use crate::memory::{Budget, Ceiling};
 use crate::path::RelPath;
 use crate::source::Source;
 use crate::vfs::Owner;
@@ -69,7 +70,9 @@ pub fn serve(
     } else {
         Passthrough::unwanted()
     });
-    let filesystem = Fuse::new(view.vfs.clone(), runtime.clone(), passthrough.clone());
+    let requests = Budget::split(view.ceiling.bytes).request_count();
+    let filesystem =
+        Fuse::new(view.vfs.clone(), runtime.clone(), passthrough.clone()).with_requests(requests);
     let session = mount::mount(filesystem, &mounter, errand, &kernel)
         .map_err(|e| Error::System(mount_error(&mountpoint, &e)))?;
     // From here on whatever happens, the mount goes.
@@ -87,7 +90,12 @@ pub fn serve(
         ))
         .map_err(|e| Error::System(format!("control socket: {e}")))?;
     super::scrub::start(view.cache.clone(), &view.cache_dir);
-    info!(mountpoint = %mountpoint.display(), "serving");
+    info!(
+        mountpoint = %mountpoint.display(),
+        memory = view.ceiling.bytes,
+        memory_from = %view.ceiling.origin,
+        "serving"
+    );
     ready();
 
     let (told, mut ended) = tokio::sync::oneshot::channel();
@@ -124,6 +132,7 @@ pub fn serve(
 /// Checks everything that can be checked without making anything, and returns the mount point,
 /// absolute and without symbolic links. A dead mount of ours is detached there.
 pub fn prepare(settings: &MountSettings) -> Result<std::path::PathBuf, Error> {
+    Ceiling::of_process(settings.view.memory.map(|size| size.0))?;
     let mountpoint = mount::prepare(&settings.mountpoint)?;
     mount::check_apart(&mountpoint, "the cache", &settings.view.cache.dir)?;
     for layer in &settings.view.volume.spec.layers {

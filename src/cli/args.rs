@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 use super::settings::LogFormat;
-use crate::config::{ByteRate, CacheSize, HumanDuration, Refresh, Umask};
+use crate::config::{ByteRate, ByteSize, CacheSize, HumanDuration, Refresh, Umask};
 
 /// One merged, lazy, cached, read-only filesystem over many remote sources.
 #[derive(Debug, Parser)]
@@ -105,6 +105,10 @@ pub struct VolumeArgs {
     /// Fetch at most this much a second from all sources together [variable: SVOL_BWLIMIT]
     #[arg(long, value_name = "RATE")]
     pub bwlimit: Option<ByteRate>,
+    /// How much memory the process may take, at least 48MiB [variable: SVOL_MEMORY] [default: half
+    /// of the cgroup's limit or a quarter of the machine's memory, at most 1GiB]
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<ByteSize>,
     /// Options of all S3 layers.
     #[command(flatten)]
     pub s3: S3Args,
@@ -179,14 +183,14 @@ pub struct MountArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "true", hide_possible_values = true)]
     pub allow_other: Option<bool>,
-    /// Keep all privileges and core dumps, to look for a fault [variable: SVOL_NO_SANDBOX]
-    #[arg(long)]
-    pub no_sandbox: bool,
     /// Whether the kernel reads complete cached files itself, where it can [variable:
     /// SVOL_PASSTHROUGH] [default: true]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "true", hide_possible_values = true)]
     pub passthrough: Option<bool>,
+    /// Keep all privileges and core dumps, to look for a fault [variable: SVOL_NO_SANDBOX]
+    #[arg(long)]
+    pub no_sandbox: bool,
     /// Mount options as mount(8) writes them: ro, noexec, allow_other, uid=N, gid=N, umask=N and
     /// the long options above; weaker than an option of its own
     #[arg(short = 'o', value_name = "OPTIONS")]

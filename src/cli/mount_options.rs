@@ -6,7 +6,7 @@ use crate::config::{Place, Problem};
 
 /// Our options that `-o` takes too, as their flags are called; with a `_` for a `-` they are the
 /// same.
-const OURS: [&str; 17] = [
+const OURS: [&str; 18] = [
     "allow-other",
     "bwlimit",
     "cache-dir",
@@ -15,6 +15,7 @@ const OURS: [&str; 17] = [
     "gid",
     "log-file",
     "log-format",
+    "memory",
     "no-sign-request",
     "passthrough",
     "profile",

@@ -231,8 +231,8 @@ impl<'a> Merge<'a> {
     ) -> Option<VolumeSettings> {
         let (volume, config_file) = self.volume(args, sources, name);
         let spec = volume.as_ref().map(|volume| volume.spec.clone());
-        let (file_cache, bwlimit) = spec
-            .map(|spec| (spec.cache, spec.mount.bwlimit))
+        let (file_cache, bwlimit, memory) = spec
+            .map(|spec| (spec.cache, spec.mount.bwlimit, spec.mount.memory))
             .unwrap_or_default();
         let cache = self.cache(
             args.cache_dir.clone(),
@@ -241,6 +241,7 @@ impl<'a> Merge<'a> {
             file_cache.size,
         );
         let bwlimit = self.pick("bwlimit", args.bwlimit).or(bwlimit);
+        let memory = self.pick("memory", args.memory).or(memory);
         let refresh = self.pick("refresh", args.refresh);
         let revalidate = self.pick("revalidate", args.revalidate);
         let timeout = self.pick("timeout", args.timeout);
@@ -263,6 +264,7 @@ impl<'a> Merge<'a> {
             config_file,
             cache: cache?,
             bwlimit,
+            memory,
         })
     }
 

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use crate::config::{ByteRate, CacheSize, Umask, Volume};
+use crate::config::{ByteRate, ByteSize, CacheSize, Umask, Volume};
 
 /// What every command that looks into a volume needs.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,6 +18,8 @@ pub struct VolumeSettings {
     pub cache: CacheSettings,
     /// The most that is fetched from all sources together; nothing for no limit.
     pub bwlimit: Option<ByteRate>,
+    /// The most memory to take; nothing for what fits the cgroup or the machine.
+    pub memory: Option<ByteSize>,
 }
 
 /// Where the cache is and how large it may become.

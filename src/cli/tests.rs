@@ -59,7 +59,7 @@ spec:
   revalidate: 12s
   timeout: 13s
   cache: {dir: cache, size: 1GiB}
-  mount: {uid: 11, gid: 12, umask: '077', allowOther: true, bwlimit: 1MiB}
+  mount: {uid: 11, gid: 12, umask: '077', allowOther: true, bwlimit: 1MiB, memory: 101MiB}
   layers:
     - s3:
         bucket: b
@@ -188,6 +188,7 @@ fn an_option_beats_o_beats_the_environment_beats_the_file() {
     assert_eq!(view.cache.dir, dir.path().join("cache"));
     assert_eq!(view.cache.size.unwrap().to_string(), "1GiB");
     assert_eq!(view.bwlimit.unwrap().to_string(), "1MiB/s");
+    assert_eq!(view.memory.unwrap().to_string(), "101MiB");
     assert_eq!((from_file.uid, from_file.gid), (Some(11), Some(12)));
     assert_eq!(from_file.umask.unwrap().bits(), 0o077);
     assert!(from_file.allow_other);
@@ -210,6 +211,7 @@ fn an_option_beats_o_beats_the_environment_beats_the_file() {
         ("SVOL_CACHE_DIR", "envcache"),
         ("SVOL_CACHE_SIZE", "2GiB"),
         ("SVOL_BWLIMIT", "2MiB"),
+        ("SVOL_MEMORY", "102MiB"),
         ("SVOL_UID", "21"),
         ("SVOL_GID", "22"),
         ("SVOL_UMASK", "027"),
@@ -231,6 +233,7 @@ fn an_option_beats_o_beats_the_environment_beats_the_file() {
     assert_eq!(from_env.view.cache.dir, Path::new("/srv/dir/envcache"));
     assert_eq!(from_env.view.cache.size.unwrap().to_string(), "2GiB");
     assert_eq!(from_env.view.bwlimit.unwrap().to_string(), "2MiB/s");
+    assert_eq!(from_env.view.memory.unwrap().to_string(), "102MiB");
     assert_eq!((from_env.uid, from_env.gid), (Some(21), Some(22)));
     assert_eq!(from_env.umask.unwrap().bits(), 0o027);
     assert!(!from_env.allow_other && from_env.foreground && from_env.wait);
@@ -256,9 +259,11 @@ fn an_option_beats_o_beats_the_environment_beats_the_file() {
     assert_eq!(from_env.log.file, Some(PathBuf::from("/srv/dir/env.log")));
     assert_eq!(from_env.log.format, LogFormat::Json);
 
-    let line = "/mnt -o cache_dir=/o,uid=31,allow_other,refresh=3m,region=o,no_sign_request";
+    let line =
+        "/mnt -o cache_dir=/o,uid=31,memory=103MiB,allow_other,refresh=3m,region=o,no_sign_request";
     let from_o = mount_with(line, &env).unwrap();
     assert_eq!(from_o.view.cache.dir, Path::new("/o"));
+    assert_eq!(from_o.view.memory.unwrap().to_string(), "103MiB");
     assert_eq!((from_o.uid, from_o.gid), (Some(31), Some(22)));
     assert!(from_o.allow_other && s3(&from_o, 0).no_sign_request);
     assert_eq!(
@@ -269,7 +274,7 @@ fn an_option_beats_o_beats_the_environment_beats_the_file() {
 
     let line = format!(
         "{line} --cache-dir /flag --cache-size 10% --uid 41 --gid 42 --umask 007 \
-         --allow-other=false --refresh never --revalidate 4s --timeout 5s --bwlimit 4k \
+         --allow-other=false --refresh never --revalidate 4s --timeout 5s --bwlimit 4k --memory 104MiB \
          --region flag --endpoint-url http://flag/ --profile flag --no-sign-request=false \
          --log-file /flag.log --log-format text -vv"
     );
@@ -285,6 +290,7 @@ fn an_option_beats_o_beats_the_environment_beats_the_file() {
     );
     assert_eq!(from_flags.view.volume.spec.layers[1].timeout().as_secs(), 5);
     assert_eq!(from_flags.view.bwlimit.unwrap().bytes_per_second(), 4000);
+    assert_eq!(from_flags.view.memory.unwrap().to_string(), "104MiB");
     assert_eq!(s3(&from_flags, 0).region.as_deref(), Some("flag"));
     assert_eq!(s3(&from_flags, 0).profile.as_deref(), Some("flag"));
     assert_eq!(from_flags.log.filter, "info,svol=trace,svol_cache=trace");

@@ -48,9 +48,10 @@ impl From<crate::app::Error> for Failure {
     fn from(error: crate::app::Error) -> Failure {
         use crate::app::Error;
         match error {
-            Error::Mountpoint(_) | Error::Filter { .. } | Error::Source { .. } => {
-                Failure::usage(error)
-            }
+            Error::Mountpoint(_)
+            | Error::Filter { .. }
+            | Error::Source { .. }
+            | Error::Memory(_) => Failure::usage(error),
             _ => Failure::failed(error),
         }
     }

@@ -72,12 +72,7 @@ fn default_cache() -> Option<Cache> {
         return None;
     }
     let cache = crate::app::open_cache_only(&settings).ok()?;
-    let stats = cache.stats();
-    Some(Cache {
-        dir: settings.dir,
-        limit_bytes: stats.limit,
-        used_bytes: stats.used,
-    })
+    Some(Cache::of(&cache, settings.dir))
 }
 
 fn size(bytes: u64) -> String {
@@ -102,6 +97,16 @@ fn print(status: &Status, out: &mut dyn Write) -> std::io::Result<()> {
             }
         )?;
         print_table(&mount.layers, out)?;
+        if let Some(memory) = &mount.memory {
+            writeln!(
+                out,
+                "  Memory: {} of {} ({}), {} at most so far",
+                size(memory.resident_bytes),
+                size(memory.limit_bytes),
+                memory.from,
+                size(memory.peak_bytes)
+            )?;
+        }
         for layer in &mount.layers {
             let failing = layer.conditions.iter().find(|c| c.status == "False");
             if let Some(condition) = failing {
@@ -131,6 +136,24 @@ fn print(status: &Status, out: &mut dyn Write) -> std::io::Result<()> {
             size(cache.used_bytes),
             size(cache.limit_bytes)
         )?;
+    }
+    for mount in &status.mounts {
+        let Some(cache) = &mount.cache else { continue };
+        let at = mount.mountpoint.display();
+        if let Some(last) = &cache.last_trouble {
+            let times = cache.troubles;
+            writeln!(
+                out,
+                "  ! {at}: its disk failed it {times} times, last {last}"
+            )?;
+        }
+        if cache.unkept_bytes > 0 {
+            let unkept = size(cache.unkept_bytes);
+            writeln!(
+                out,
+                "  {at}: {unkept} served but not kept, for want of room or a disk"
+            )?;
+        }
     }
     Ok(())
 }

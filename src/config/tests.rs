@@ -30,7 +30,7 @@ spec:
   revalidate: 30s
   timeout: 20s
   cache: {dir: cache, size: 20GiB}
-  mount: {uid: 1000, gid: 1000, umask: 022, allowOther: true, bwlimit: 10MiB/s}
+  mount: {uid: 1000, gid: 1000, umask: 022, allowOther: true, bwlimit: 10MiB/s, memory: 128MiB}
   layers:
     - name: models
       s3:
@@ -100,6 +100,7 @@ fn everything_is_read() {
         spec.mount.bwlimit.map(ByteRate::bytes_per_second),
         Some(10 << 20)
     );
+    assert_eq!(spec.mount.memory.map(|size| size.0), Some(128 << 20));
 
     let models = &spec.layers[0];
     let Source::S3(s3) = &models.source else {

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::names::{GlobPattern, GraftPath, Label};
 use super::source::{HttpSource, LocalSource, S3Source, Source, is_false};
-use super::units::{ByteRate, CacheSize, HumanDuration, Refresh, Umask};
+use super::units::{ByteRate, ByteSize, CacheSize, HumanDuration, Refresh, Umask};
 use crate::filter::{BadPattern, Filter};
 
 /// How long a reader waits for a source, where nothing else is said.
@@ -132,6 +132,9 @@ pub struct MountSpec {
     /// The most that is fetched from all sources together, in bytes a second. `--bwlimit`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bwlimit: Option<ByteRate>,
+    /// The most memory that the daemon takes. `--memory`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<ByteSize>,
 }
 
 impl MountSpec {

@@ -17,9 +17,11 @@ use tokio::task::JoinHandle;
 use super::registry::Record;
 use super::status;
 use crate::app::View;
-use crate::catalogue::RefreshReport;
+use crate::catalogue::{Db, Memory, RefreshReport};
 use crate::entry::Timestamp;
+use crate::fetch::Fetcher;
 use crate::fuse::Passthrough;
+use crate::memory::{Budget, Ceiling, INODE, resident};
 use crate::path::RelPath;
 use crate::sandbox;
 use crate::source::guard::{Guarded, Status as Healthy};
@@ -35,6 +37,10 @@ struct Subject {
     cache_dir: PathBuf,
     sandbox: sandbox::Report,
     passthrough: Arc<Passthrough>,
+    ceiling: Ceiling,
+    listings: Memory,
+    fetcher: Arc<Fetcher>,
+    db: Db,
 }
 
 type Answer<T> = Result<Json<T>, (StatusCode, String)>;
@@ -57,6 +63,10 @@ pub async fn start(
         cache_dir: view.cache_dir.clone(),
         sandbox,
         passthrough,
+        ceiling: view.ceiling.clone(),
+        listings: view.listings.clone(),
+        fetcher: view.fetcher.clone(),
+        db: view.db.clone(),
     });
     let app = Router::new()
         .route("/status", get(status))
@@ -133,7 +143,6 @@ fn path_of(query: &BTreeMap<String, String>) -> Result<RelPath, (StatusCode, Str
 
 impl Subject {
     fn status(&self) -> status::Mount {
-        let stats = self.cache.stats();
         let (inodes, open_files) = self.vfs.in_use();
         status::Mount {
             mountpoint: self.record.mountpoint.clone(),
@@ -141,11 +150,8 @@ impl Subject {
             pid: self.record.pid,
             socket: self.record.socket.clone(),
             layers: (0..self.guards.len()).map(|i| self.layer(i)).collect(),
-            cache: Some(status::Cache {
-                dir: self.cache_dir.clone(),
-                limit_bytes: stats.limit,
-                used_bytes: stats.used,
-            }),
+            cache: Some(status::Cache::of(&self.cache, self.cache_dir.clone())),
+            memory: Some(self.memory(self.cache.stats().memory_used, inodes as u64)),
             sandbox: self.sandbox.clone(),
             inodes: inodes as u64,
             open_files: open_files as u64,
@@ -159,6 +165,30 @@ impl Subject {
             on: state.on,
             reason: state.reason,
             opens: state.opens,
+        }
+    }
+
+    fn memory(&self, tier: u64, inodes: u64) -> status::Memory {
+        let budget = Budget::split(self.ceiling.bytes);
+        let (resident_bytes, peak_bytes) = resident().unwrap_or_default();
+        let part = |name: &str, used_bytes, limit_bytes| status::Part {
+            name: name.to_owned(),
+            used_bytes,
+            limit_bytes,
+        };
+        status::Memory {
+            limit_bytes: self.ceiling.bytes,
+            from: self.ceiling.origin.to_string(),
+            resident_bytes,
+            peak_bytes,
+            parts: vec![
+                part("buffers", self.fetcher.buffered(), budget.buffers),
+                part("tier", tier, budget.tier),
+                part("listings", self.listings.used(), budget.listings),
+                part("merged", self.vfs.namespace().memory_used(), budget.merged),
+                part("inodes", inodes * INODE, budget.inodes),
+                part("queue", self.db.queued(), budget.queue),
+            ],
         }
     }
 

@@ -35,6 +35,9 @@ pub struct Mount {
     pub layers: Vec<Layer>,
     /// The cache it uses.
     pub cache: Option<Cache>,
+    /// What it takes of memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Memory>,
     /// What its daemon has given up.
     #[serde(default)]
     pub sandbox: crate::sandbox::Report,
@@ -57,6 +60,34 @@ pub struct Passthrough {
     pub reason: Option<String>,
     /// Opens that were passed through so far; their reads are counted nowhere.
     pub opens: u64,
+}
+
+/// What a mount's process takes of memory, in bytes.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Memory {
+    /// The ceiling.
+    pub limit_bytes: u64,
+    /// Where the ceiling comes from, for people.
+    pub from: String,
+    /// What the process has in memory now.
+    pub resident_bytes: u64,
+    /// The most that it had.
+    pub peak_bytes: u64,
+    /// What the parts take that can grow, and may take.
+    pub parts: Vec<Part>,
+}
+
+/// A part of the ceiling.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Part {
+    /// What it is for: `buffers`, `tier`, `listings`, `merged`, `inodes` or `queue`.
+    pub name: String,
+    /// What it takes.
+    pub used_bytes: u64,
+    /// What it may take.
+    pub limit_bytes: u64,
 }
 
 /// One layer of a mount.
@@ -111,6 +142,8 @@ pub struct Condition {
 }
 
 /// A cache.
+///
+/// The first group is true of the directory, the second of the process that was asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Cache {
@@ -120,4 +153,31 @@ pub struct Cache {
     pub limit_bytes: u64,
     /// What it takes, in bytes.
     pub used_bytes: u64,
+    /// Operations that its disk or index refused; no reader noticed but by the time it took.
+    pub troubles: u64,
+    /// The last of them, with its time.
+    pub last_trouble: Option<String>,
+    /// Bytes that were served without being kept: over the limit, or the disk refused them.
+    pub unkept_bytes: u64,
+    /// What was found damaged on disk, dropped and fetched again.
+    pub healed: u64,
+}
+
+impl Cache {
+    /// Returns what there is to say of a cache.
+    pub fn of(cache: &svol_cache::Cache, dir: PathBuf) -> Cache {
+        let stats = cache.stats();
+        Cache {
+            dir,
+            limit_bytes: stats.limit,
+            used_bytes: stats.used,
+            troubles: stats.troubles,
+            last_trouble: cache.last_trouble().map(|trouble| {
+                let at = humantime::format_rfc3339_seconds(trouble.at);
+                format!("{at}: {}", trouble.what)
+            }),
+            unkept_bytes: stats.unkept_bytes,
+            healed: stats.healed,
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! One request on its way: who carries it, how far it is, how it ended.
 
 use std::ops::Range;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
@@ -12,15 +13,18 @@ use crate::source::Error;
 pub(super) struct Flight {
     /// What it fetches.
     pub(super) range: Range<u64>,
+    /// Whether a reader waits for it.
+    pub(super) demanded: AtomicBool,
     /// Told when a reader waits for a prefetch, which then no longer waits its turn.
     pub(super) urgent: Notify,
     end: Mutex<Option<Result<(), Error>>>,
 }
 
 impl Flight {
-    pub(super) fn new(range: Range<u64>) -> Arc<Flight> {
+    pub(super) fn new(range: Range<u64>, demanded: bool) -> Arc<Flight> {
         Arc::new(Flight {
             range,
+            demanded: AtomicBool::new(demanded),
             urgent: Notify::new(),
             end: Mutex::new(None),
         })

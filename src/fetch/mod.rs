@@ -7,19 +7,23 @@
 //! Lock order: `Remote::flights` is a leaf; nothing is locked and nothing awaited under it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 mod claims;
 mod flight;
 pub mod plan;
 mod pour;
 mod remote;
+mod share;
 pub mod window;
 
-pub use remote::{Pin, Remote};
+pub use remote::{Followed, Pin, Remote};
+
+use crate::memory::Budget;
+use share::{Buffers, Unkept};
 
 /// How long a reader waits for its bytes unless the layer says otherwise.
 pub const DEADLINE: Duration = Duration::from_secs(30);
@@ -27,16 +31,23 @@ pub const DEADLINE: Duration = Duration::from_secs(30);
 /// Prefetch requests under way at once, over all objects: enough for four full windows.
 const PREFETCH_REQUESTS: usize = 16;
 
-/// Bytes of bodies that may wait in memory between the network and the disk, over all requests.
-const BUFFER_BUDGET: usize = 64 << 20;
+/// Prefetch requests that may wait for their turn, over all objects: a full window each for as many
+/// readers as can be served at once. More readers than that get theirs when these are done.
+const PREFETCH_QUEUE: usize = 4 * PREFETCH_REQUESTS;
 
 /// What all objects share: limits and counters.
 #[derive(Debug)]
 pub struct Fetcher {
     /// Permits for prefetch requests. Demand never asks for one, so it always overtakes.
     prefetch: Semaphore,
-    /// A permit a KiB of body in memory.
-    buffers: Semaphore,
+    /// Permits for prefetch requests to exist at all, waiting or not: each costs a task.
+    ahead: Arc<Semaphore>,
+    /// Requests under way that readers wait for.
+    demanded: AtomicUsize,
+    /// From how many of those on nothing is fetched ahead: they could use all connections.
+    busy: usize,
+    buffers: Buffers,
+    unkept: Unkept,
 }
 
 /// Counts of one layer since the start.
@@ -57,10 +68,34 @@ pub struct Counters {
 impl Fetcher {
     /// Returns a fetcher with the default limits.
     pub fn new() -> Arc<Fetcher> {
+        Fetcher::within(&Budget::default())
+    }
+
+    /// Returns a fetcher that keeps to a budget.
+    pub fn within(budget: &Budget) -> Arc<Fetcher> {
+        let operations = budget.operations();
         Arc::new(Fetcher {
-            prefetch: Semaphore::new(PREFETCH_REQUESTS),
-            buffers: Semaphore::new(BUFFER_BUDGET >> 10),
+            // Never more than half of a source's connections: the rest is for readers.
+            prefetch: Semaphore::new(PREFETCH_REQUESTS.min(operations / 2)),
+            ahead: Arc::new(Semaphore::new(PREFETCH_QUEUE)),
+            demanded: AtomicUsize::new(0),
+            busy: operations,
+            buffers: Buffers::new(budget.buffers),
+            unkept: Unkept::new(budget.tier),
         })
+    }
+
+    /// Returns the bytes of bodies that are in memory now.
+    pub fn buffered(&self) -> u64 {
+        self.buffers.used()
+    }
+
+    /// Returns leave for one prefetch request, if readers leave room for it.
+    fn leave_ahead(&self) -> Option<OwnedSemaphorePermit> {
+        if self.demanded.load(Ordering::Relaxed) >= self.busy || self.unkept.is_crowded() {
+            return None;
+        }
+        self.ahead.clone().try_acquire_owned().ok()
     }
 }
 

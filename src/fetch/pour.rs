@@ -1,15 +1,17 @@
 //! From a body on the network to the cache, without holding back what has come.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::SemaphorePermit;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::claims::Claims;
+use super::share::Buffers;
 use crate::source::{Error, Result};
 
 /// Bytes gathered from a body at most before they are handed to a blocking thread to be hashed
@@ -53,15 +55,15 @@ struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
-    fn take(&mut self, chunk: Bytes, budget: &'a Semaphore) {
-        let need = u32::try_from(chunk.len() >> 10).unwrap_or(u32::MAX);
+    fn take(&mut self, chunk: Bytes, budget: &'a Buffers, demanded: &AtomicBool) {
+        let room = budget.take(chunk.len(), demanded.load(Ordering::Relaxed));
         self.bytes += chunk.len();
         self.since.get_or_insert_with(Instant::now);
         self.chunks.push(chunk);
-        match (budget.try_acquire_many(need), &mut self.share) {
-            (Ok(more), None) => self.share = Some(more),
-            (Ok(more), Some(share)) => share.merge(more),
-            (Err(_), _) => self.over_budget = true,
+        match (room, &mut self.share) {
+            (Some(more), None) => self.share = Some(more),
+            (Some(more), Some(share)) => share.merge(more),
+            (None, _) => self.over_budget = true,
         }
     }
 
@@ -72,11 +74,12 @@ impl<'a> Batch<'a> {
 
 /// Writes a body into the claimed runs, on blocking threads, while more of it arrives: what has
 /// come is written as soon as what came before is and [`LINGER`] is over, in batches of up to
-/// [`BATCH`]. `budget` has a permit a KiB; `landed` is called whenever bytes can be read.
+/// [`BATCH`]. `demanded` says whether a reader waits for it; `landed` is called whenever bytes can be read.
 pub(super) async fn pour(
     mut body: BoxStream<'static, Result<Bytes>>,
     claims: Claims,
-    budget: &Semaphore,
+    budget: &Buffers,
+    demanded: &AtomicBool,
     landed: impl Fn(),
 ) -> std::result::Result<(), Broken> {
     let mut claims = Some(claims);
@@ -96,7 +99,7 @@ pub(super) async fn pour(
                     landed();
                 }
                 next = body.next(), if ended.is_none() && !batch.is_full() => match next {
-                    Some(Ok(chunk)) => batch.take(chunk, budget),
+                    Some(Ok(chunk)) => batch.take(chunk, budget, demanded),
                     end => ended = Some(end.and_then(Result::err)),
                 },
             }
@@ -113,7 +116,7 @@ pub(super) async fn pour(
                     });
                 }
                 None => match body.next().await {
-                    Some(Ok(chunk)) => batch.take(chunk, budget),
+                    Some(Ok(chunk)) => batch.take(chunk, budget, demanded),
                     end => ended = Some(end.and_then(Result::err)),
                 },
             }
@@ -123,7 +126,7 @@ pub(super) async fn pour(
             let until = batch.since.unwrap_or_else(Instant::now) + LINGER;
             match tokio::time::timeout_at(until, body.next()).await {
                 Ok(Some(Ok(chunk))) => {
-                    batch.take(chunk, budget);
+                    batch.take(chunk, budget, demanded);
                     continue;
                 }
                 Ok(end) => ended = Some(end.and_then(Result::err)),

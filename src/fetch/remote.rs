@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -39,6 +39,17 @@ const POLL: (Duration, Duration) = (Duration::from_millis(1), Duration::from_mil
 thread_local! {
     /// What a thread reads into before it hands it on: a read is at most 1 MiB.
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// What became of what a window advised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Followed {
+    /// All of it is here already.
+    Here,
+    /// It is on its way, or there was nothing to bring.
+    Started,
+    /// From this offset on it is not being fetched: readers come first.
+    Refused(u64),
 }
 
 /// What an object is pinned to.
@@ -169,15 +180,25 @@ impl Remote {
         if offset >= end {
             return Ok(take(&[]));
         }
-        let began = Instant::now();
+        let mut began = Instant::now();
         if self.pin.entry.digest.is_some() {
             self.check_digest(began).await?;
         }
         let range = offset..end;
         let mut take = Some(take);
-        // What was found present can be gone again: evicted, or found corrupt. Then it is fetched
-        // again, but not for ever.
-        for _ in 0..3 {
+        let unkept = &self.fetcher.unkept;
+        let mut turn = None;
+        let mut tries = 0;
+        // What was found present can be gone again: evicted, found corrupt, or driven out of memory
+        // by others where the disk keeps nothing. Then it is fetched again, with few others beside
+        // it, but not for ever.
+        while tries < 3 {
+            if turn.is_none() && unkept.is_crowded() {
+                turn = Some(unkept.turn(len as u64, self.deadline).await?);
+                // Waiting for us was not waiting for the source.
+                began = Instant::now();
+                tries = 0;
+            }
             self.ensure(range.clone(), began).await?;
             let taken = BUFFER.with_borrow_mut(|buffer| {
                 let len = (end - offset) as usize;
@@ -190,6 +211,8 @@ impl Remote {
             if let Some(taken) = taken {
                 return Ok(taken);
             }
+            unkept.crowded();
+            tries += 1;
         }
         Err(Error::new(
             ErrorKind::Server,
@@ -200,16 +223,19 @@ impl Remote {
         ))
     }
 
-    /// Starts what a window advises, in the background. Returns whether all of it is here already.
-    pub fn follow(self: &Arc<Self>, advice: &Advice) -> bool {
+    /// Starts what a window advises, in the background, as far as readers leave room for it.
+    pub fn follow(self: &Arc<Self>, advice: &Advice) -> Followed {
         add(&self.counters.prefetch_used, advice.used);
         add(&self.counters.prefetch_wasted, advice.wasted);
         let Some(range) = &advice.prefetch else {
-            return false;
+            return Followed::Started;
         };
         let missing = self.object.missing(range.clone());
-        self.launch(&missing, false);
-        missing.is_empty()
+        match self.launch(&missing, false) {
+            _ if missing.is_empty() => Followed::Here,
+            (_, None) => Followed::Started,
+            (_, Some(refused)) => Followed::Refused(refused),
+        }
     }
 
     fn url(&self) -> String {
@@ -262,7 +288,7 @@ impl Remote {
                 return Ok(());
             };
             let span = first.start..last.end;
-            let flights = self.launch(&missing, true);
+            let (flights, _) = self.launch(&missing, true);
             tokio::select! {
                 () = landed => {}
                 () = tokio::time::sleep_until(self.deadline_from(began)) => {
@@ -291,10 +317,16 @@ impl Remote {
         }
     }
 
-    /// Starts requests for what of `missing` is not in flight; returns the flights that concern it.
-    fn launch(self: &Arc<Self>, missing: &[Range<u64>], demand: bool) -> Vec<Arc<Flight>> {
+    /// Starts requests for what of `missing` is not in flight; returns the flights that concern it,
+    /// and from where on nothing was started, where nobody waits for it and readers come first.
+    fn launch(
+        self: &Arc<Self>,
+        missing: &[Range<u64>],
+        demand: bool,
+    ) -> (Vec<Arc<Flight>>, Option<u64>) {
         let mut concerned = Vec::new();
         let mut fresh = Vec::new();
+        let mut refused = None;
         {
             let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
             for flight in flights.iter() {
@@ -304,19 +336,33 @@ impl Remote {
             }
             let flying: Vec<_> = flights.iter().map(|f| f.range.clone()).collect();
             for range in plan::requests(missing, &flying) {
-                let flight = Flight::new(range);
+                let leave = match demand {
+                    true => None,
+                    false => match self.fetcher.leave_ahead() {
+                        None => {
+                            refused = Some(range.start);
+                            break;
+                        }
+                        leave => leave,
+                    },
+                };
+                let flight = Flight::new(range, demand);
                 flights.push(flight.clone());
-                fresh.push(flight);
+                fresh.push((flight, leave));
             }
         }
         if demand {
             for flight in &concerned {
+                flight.demanded.store(true, Ordering::Relaxed);
                 flight.urgent.notify_one();
             }
         }
-        for flight in &fresh {
-            let (this, flight) = (self.clone(), flight.clone());
+        for (flight, leave) in fresh {
+            concerned.push(flight.clone());
+            let this = self.clone();
             self.runtime.spawn(async move {
+                let _leave = leave;
+                let _counted = demand.then(|| Demanded::new(&this.fetcher.demanded));
                 // The guard ends the flight even if its task panics or is dropped.
                 let ending = Ending {
                     remote: &this,
@@ -326,8 +372,7 @@ impl Remote {
                 this.fly(&flight, demand, ending).await;
             });
         }
-        concerned.extend(fresh);
-        concerned
+        (concerned, refused)
     }
 
     async fn fly(self: &Arc<Self>, flight: &Flight, demand: bool, mut ending: Ending<'_>) {
@@ -339,15 +384,16 @@ impl Remote {
                 () = flight.urgent.notified() => None,
             }
         };
-        let result = self.carry(flight.range.clone()).await;
+        let result = self.carry(flight).await;
         if let Err(error) = &result {
             debug!(url = %self.url(), range = ?flight.range, %error, "fetch failed");
         }
         ending.result = Some(result);
     }
 
-    /// Fetches `range`, after whoever else fetches some of it in another process.
-    async fn carry(self: &Arc<Self>, range: Range<u64>) -> Result<()> {
+    /// Fetches a flight's range, after whoever else fetches some of it in another process.
+    async fn carry(self: &Arc<Self>, flight: &Flight) -> Result<()> {
+        let range = flight.range.clone();
         let began = Instant::now();
         let mut pause = POLL.0;
         let mut turn = None;
@@ -366,7 +412,7 @@ impl Remote {
             let runs = missing.clone();
             let claims = blocking(move || Claims::next_of(&object, &runs, aside)).await?;
             if let Some(claims) = claims {
-                if self.stream(claims, &mut turn).await? {
+                if self.stream(claims, flight, &mut turn).await? {
                     continue;
                 }
                 if turn.is_none() {
@@ -399,6 +445,7 @@ impl Remote {
     async fn stream(
         self: &Arc<Self>,
         mut claims: Claims,
+        flight: &Flight,
         turn: &mut Option<OwnedMutexGuard<()>>,
     ) -> Result<bool> {
         let began = Instant::now();
@@ -434,7 +481,8 @@ impl Remote {
             }
             let body = body.checked().stream;
             let landed = || self.progressed();
-            match pour::pour(body, claims, &self.fetcher.buffers, landed).await {
+            let (buffers, demanded) = (&self.fetcher.buffers, &flight.demanded);
+            match pour::pour(body, claims, buffers, demanded, landed).await {
                 Ok(()) => return Ok(true),
                 Err(Broken {
                     error,
@@ -553,6 +601,22 @@ impl Remote {
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|panic| Error::lied(panic.to_string()))
+}
+
+/// Counts a request that a reader waits for, until it is dropped.
+struct Demanded<'a>(&'a AtomicUsize);
+
+impl<'a> Demanded<'a> {
+    fn new(count: &'a AtomicUsize) -> Demanded<'a> {
+        count.fetch_add(1, Ordering::Relaxed);
+        Demanded(count)
+    }
+}
+
+impl Drop for Demanded<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Ends a flight when dropped, whatever happened to its task.

@@ -90,6 +90,15 @@ impl Window {
         self.unread = self.issued;
     }
 
+    /// Takes note that of the last advice nothing from `start` on is being fetched: it is advised
+    /// again after the next read.
+    pub fn refused(&mut self, start: u64) {
+        if self.issued > start {
+            self.issued = start.max(self.front);
+            self.unread = self.unread.min(self.issued);
+        }
+    }
+
     /// Ends the run and returns the bytes that were fetched ahead in vain.
     pub fn abandon(&mut self) -> u64 {
         let wasted = self.issued.saturating_sub(self.unread.max(self.front));
@@ -176,6 +185,18 @@ mod tests {
             fetched |= advice.prefetch.is_some();
         }
         assert!(fetched);
+    }
+
+    #[test]
+    fn what_was_refused_is_advised_again_and_no_waste() {
+        let mut window = Window::default();
+        window.on_read(0..131_072, SIZE);
+        let first = window.on_read(131_072..262_144, SIZE).prefetch.unwrap();
+        window.refused(first.start);
+        let next = window.on_read(262_144..393_216, SIZE).prefetch.unwrap();
+        assert_eq!(next.start, 393_216);
+        window.refused(next.start + 100_000);
+        assert_eq!(window.abandon(), 100_000);
     }
 
     #[test]

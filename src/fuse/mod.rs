@@ -55,6 +55,8 @@ pub struct Fuse {
     /// Whether the kernel's cache of directories can be trusted (not on 6.9 to 6.12, whose ignores
     /// its own expiry).
     cache_dirs: bool,
+    /// How many requests may be under way in the background.
+    max_background: u16,
 }
 
 thread_local! {
@@ -70,8 +72,15 @@ impl Fuse {
             runtime,
             reporter: Arc::new(Reporter::default()),
             passthrough,
+            max_background: MAX_BACKGROUND,
             cache_dirs: mount::kernel_version().is_none_or(|v| !((6, 9)..=(6, 12)).contains(&v)),
         }
+    }
+
+    /// Bounds how many requests the kernel may have under way in the background.
+    pub fn with_requests(mut self, most: u16) -> Fuse {
+        self.max_background = most.min(MAX_BACKGROUND);
+        self
     }
 
     /// Runs what has to wait, for as long as its caller wants the answer.
@@ -180,7 +189,7 @@ impl Filesystem for Fuse {
                 debug!(?wanted, "the kernel has no such ability");
             }
         }
-        if let Err(most) = config.set_max_background(MAX_BACKGROUND) {
+        if let Err(most) = config.set_max_background(self.max_background) {
             let _ = config.set_max_background(most);
         }
         self.passthrough.init(config);

@@ -14,6 +14,7 @@ use tracing::{debug, info};
 
 use super::Fuse;
 use super::mounter::Mounter;
+use crate::memory::Hierarchy;
 use crate::sandbox::Errand;
 
 /// The file system type that our mounts have in /proc/mounts.
@@ -43,6 +44,25 @@ pub struct MountInfo {
 /// Returns the mounts that this process sees, in the order they were made.
 pub fn mounts() -> io::Result<Vec<MountInfo>> {
     Ok(parse_mountinfo(&std::fs::read("/proc/self/mountinfo")?))
+}
+
+/// Returns the hierarchies of cgroups that can limit memory, from the text of mountinfo.
+pub(crate) fn parse_cgroup_mounts(text: &[u8]) -> Vec<Hierarchy> {
+    text.split(|b| *b == b'\n')
+        .filter_map(|line| {
+            let mut fields = line.split(|b| *b == b' ').skip(3);
+            let (root, mountpoint) = (fields.next()?, fields.next()?);
+            let mut fields = fields.skip_while(|f| *f != b"-").skip(1);
+            let (fs_type, _, options) = (fields.next()?, fields.next()?, fields.next()?);
+            let memory = || options.split(|b| *b == b',').any(|o| o == b"memory");
+            let unified = fs_type == b"cgroup2";
+            (unified || (fs_type == b"cgroup" && memory())).then(|| Hierarchy {
+                root: OsString::from_vec(unescape(root)).into(),
+                mountpoint: OsString::from_vec(unescape(mountpoint)).into(),
+                unified,
+            })
+        })
+        .collect()
 }
 
 fn parse_mountinfo(text: &[u8]) -> Vec<MountInfo> {

@@ -53,10 +53,12 @@ use merged::Core;
 /// something is not there.
 const SHORT: Duration = Duration::from_secs(1);
 
-/// Directories whose parts are kept: some 200 bytes each.
+/// Directories whose parts are kept at most, and what each takes in bytes.
 const PARTS: u64 = 50_000;
+const PART: u64 = 512;
 
-/// Bytes of merged listings that are kept, with the directories that they refer to.
+/// Bytes of merged listings that are kept unless said otherwise, with the directories that they
+/// refer to.
 const MERGED: u64 = 32 * 1024 * 1024;
 
 /// A source's place in the volume.
@@ -149,6 +151,13 @@ pub struct Namespace {
 impl Namespace {
     /// Returns the merge of `layers`, later over earlier.
     pub fn new(layers: Vec<Layer>) -> Namespace {
+        Namespace::within(layers, MERGED)
+    }
+
+    /// As [`Namespace::new`], with about `memory` bytes for what merging found.
+    pub fn within(layers: Vec<Layer>, memory: u64) -> Namespace {
+        let parts = (memory / 3 / PART).min(PARTS);
+        let merged = memory - parts * PART;
         let mut leads: HashMap<RelPath, Leads> = HashMap::new();
         leads.entry(RelPath::root()).or_default();
         for (at, layer) in layers.iter().enumerate() {
@@ -167,13 +176,13 @@ impl Namespace {
         Namespace {
             layers,
             leads,
-            parts: moka::sync::Cache::builder().max_capacity(PARTS).build(),
+            parts: moka::sync::Cache::builder().max_capacity(parts).build(),
             merged: moka::sync::Cache::builder()
-                .max_capacity(MERGED)
-                .weigher(|path: &RelPath, core: &Arc<Core>| {
+                .max_capacity(merged)
+                .weigher(move |path: &RelPath, core: &Arc<Core>| {
                     // One that is larger than half of all counts as half, so that it is kept.
                     let weight = (core.weight() + path.as_str().len()) as u64;
-                    u32::try_from(weight.min(MERGED / 2)).unwrap_or(u32::MAX)
+                    u32::try_from(weight.min(merged / 2)).unwrap_or(u32::MAX)
                 })
                 .build(),
         }
@@ -182,6 +191,11 @@ impl Namespace {
     /// Returns the layers, the first one lowest.
     pub fn layers(&self) -> &[Layer] {
         &self.layers
+    }
+
+    /// Returns about how many bytes are held of what merging found.
+    pub fn memory_used(&self) -> u64 {
+        self.merged.weighted_size() + self.parts.entry_count() * PART
     }
 
     /// Lets `listener` know which names of which directories of the volume have changed, from now

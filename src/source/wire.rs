@@ -243,12 +243,21 @@ pub(crate) fn last_modified(headers: &HeaderMap) -> Option<Timestamp> {
 }
 
 /// Returns the reply's body as a stream; a connection that breaks is [`ErrorKind::Interrupted`].
+///
+/// A Content-Length of another length than `range` is a lie, and told before any byte is taken:
+/// where something was put before or in place of the right bytes, each of them is a wrong one.
 pub(crate) fn body(
     response: Response,
     range: Range<u64>,
     size: u64,
     validator: Option<Arc<str>>,
-) -> Body {
+) -> Result<Body> {
+    let want = range.end - range.start;
+    if let Some(announced) = content_length(response.headers()).filter(|n| *n != want) {
+        return Err(Error::lied(format!(
+            "a Content-Length of {announced} for a range of {want} bytes"
+        )));
+    }
     let stream = response
         .bytes_stream()
         .map(|chunk| chunk.map_err(interrupted))
@@ -259,7 +268,7 @@ pub(crate) fn body(
         validator,
         stream,
     };
-    body.checked()
+    Ok(body.checked())
 }
 
 fn interrupted(error: reqwest::Error) -> Error {

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::error::{Error, Result};
 use super::node::Node;
 use crate::entry::Entry;
-use crate::fetch::Remote;
 use crate::fetch::window::{Advice, Window};
+use crate::fetch::{Followed, Remote};
 use crate::path::RelPath;
 use crate::source::{self, Source};
 
@@ -146,8 +146,13 @@ impl Handle {
         }
         let window = || self.window.lock().unwrap_or_else(PoisonError::into_inner);
         let advice = window().on_read(offset..offset + len as u64, remote.size());
-        if advice != Advice::default() && remote.follow(&advice) {
-            window().was_here();
+        if advice == Advice::default() {
+            return;
+        }
+        match remote.follow(&advice) {
+            Followed::Here => window().was_here(),
+            Followed::Started => {}
+            Followed::Refused(from) => window().refused(from),
         }
     }
 }

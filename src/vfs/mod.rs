@@ -25,6 +25,7 @@ use crate::path::{Name, RelPath};
 use crate::source::{ErrorKind, Source};
 
 mod attr;
+mod cookie;
 mod error;
 mod file;
 mod hidden;
@@ -63,6 +64,8 @@ pub struct Vfs {
     /// The time shown where a source knows none: fixed, so that it is the same after a remount.
     epoch: Timestamp,
     nodes: Nodes,
+    /// How many inodes the kernel may keep without using them.
+    inode_limit: usize,
     handles: Shards<Arc<Handle>>,
     dirs: Shards<Arc<DirHandle>>,
     next_handle: AtomicU64,
@@ -150,6 +153,7 @@ impl Vfs {
             owner,
             epoch: Timestamp(0),
             nodes: Nodes::new(),
+            inode_limit: usize::MAX,
             handles: Shards::new(),
             dirs: Shards::new(),
             next_handle: AtomicU64::new(1),
@@ -160,6 +164,22 @@ impl Vfs {
     /// Returns the namespace.
     pub fn namespace(&self) -> &Arc<Namespace> {
         &self.namespace
+    }
+
+    /// Bounds how many inodes the kernel is told to keep: names beyond that many are to be looked
+    /// up again at each use, and the kernel lets go of their inodes as soon as nobody uses them.
+    pub fn with_inode_limit(mut self, limit: usize) -> Vfs {
+        self.inode_limit = limit;
+        self
+    }
+
+    /// Returns for how long the kernel may keep a name that holds for `fresh_for`.
+    fn name_ttl(&self, fresh_for: Duration) -> Duration {
+        if self.nodes.len() > self.inode_limit {
+            Duration::ZERO
+        } else {
+            fresh_for.min(FOREVER)
+        }
     }
 
     /// Returns how many inodes the kernel knows, and how many files are open.
@@ -242,8 +262,9 @@ impl Vfs {
     }
 
     fn looked_up(&self, dir: &RelPath, found: Found) -> Looked {
-        let name_ttl = found.fresh_for.min(FOREVER);
+        let fresh_for = found.fresh_for;
         let node = self.node_for(dir.join(&found.entry.name), found);
+        let name_ttl = self.name_ttl(fresh_for);
         Looked {
             attr: self.attr_of(&node),
             name_ttl,
@@ -359,18 +380,22 @@ impl Vfs {
     ) -> Result<()> {
         let dir = self.dirs.get(handle).ok_or(Error::Stale)?;
         debug_assert_eq!(dir.node.ino, ino);
-        let listing = {
+        let (listing, from) = {
             let mut held = dir.listing.write().unwrap_or_else(PoisonError::into_inner);
-            // Rewound: POSIX wants the present state.
-            if offset == 0
+            let mut from = cookie::resume(&held, offset);
+            // Rewound: POSIX wants the present state. Of another listing: that which the kernel's
+            // cache has by now.
+            if (offset == 0 || from.is_none())
                 && let Some(Ok(now)) = self.namespace.peek_list(&dir.node.path)
+                && let Some(at) = cookie::resume(&now, offset)
             {
                 *held = now;
+                from = Some(at);
             }
-            held.clone()
+            (held.clone(), from.unwrap_or_else(|| cookie::guess(offset)))
         };
         let node = &dir.node;
-        for at in offset..2 {
+        for at in offset..cookie::FIRST {
             let path = match at {
                 0 => node.path.clone(),
                 _ => node.path.parent().unwrap_or_else(RelPath::root),
@@ -388,17 +413,16 @@ impl Vfs {
                 return Ok(());
             }
         }
-        let from = usize::try_from(offset.saturating_sub(2)).unwrap_or(usize::MAX);
         let fresh_for = listing.fresh_for();
         for at in from..listing.len() {
             let Some(found) = listing.get(at) else { break };
             let path = node.path.join(&found.entry.name);
             let unsized_file = needs_size(found.entry);
-            let ttl = fresh_for.min(FOREVER);
             let name = &found.entry.name;
             let (ino, what) = self.identify(&path, found.entry.clone(), found.layer, found.path());
             let (attr, ttl) = if count && !unsized_file {
-                (self.attr_of(&self.nodes.look_up(ino, path, what)), ttl)
+                let attr = self.attr_of(&self.nodes.look_up(ino, path, what));
+                (attr, self.name_ttl(fresh_for))
             } else {
                 (
                     self.owner.attr(ino, found.entry, self.epoch),
@@ -406,7 +430,7 @@ impl Vfs {
                 )
             };
             let entry = DirEntry {
-                next: at as u64 + 3,
+                next: cookie::behind(at, name.as_str()),
                 name: name.as_str(),
                 attr,
                 ttl,

@@ -5,12 +5,12 @@
 //! changed file is a new inode, and a new process can find what a number stands for by hashing
 //! what the catalogue knows: nothing here has to survive.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use super::file::OpenFile;
 use super::shards::Shards;
-use crate::entry::{Entry, Kind};
+use crate::entry::{Entry, Kind, Timestamp};
 use crate::path::RelPath;
 
 /// An inode number. The root's is 1.
@@ -45,13 +45,17 @@ pub(super) struct Node {
     lookups: AtomicU64,
     /// The threads whose open was answered with "replaced, look again" since the last lookup.
     told_stale: Mutex<Vec<u32>>,
-    /// Whether a read found that the version is gone from its source, and that was looked into.
-    pub(super) found_gone: AtomicBool,
+    /// When it was last looked into that a read found the version gone from its source: a
+    /// `Timestamp`, long ago if never.
+    looked_into: AtomicI64,
     /// The file, shared by all its handles.
     pub(super) opened: Mutex<Weak<OpenFile>>,
     /// The generation of the listing that the kernel's directory cache was last filled with.
     pub(super) listed: AtomicU64,
 }
+
+/// How often a source is asked what became of a version that is gone, in nanoseconds.
+const LOOK_EVERY: u64 = 1_000_000_000;
 
 /// Threads that are remembered as told that a file was replaced: more than open it at once.
 const TOLD: usize = 64;
@@ -73,6 +77,19 @@ impl Node {
         }
         told.push(caller);
         true
+    }
+
+    /// Returns whether the source is to be asked what became of the version: not again within
+    /// [`LOOK_EVERY`]. The answer to one question may not come, or be wrong.
+    pub(super) fn may_look_into(&self) -> bool {
+        let now = Timestamp::now().0;
+        let last = self.looked_into.load(Ordering::Relaxed);
+        // Of those who ask at once, one does; and a clock that went back stops nobody for long.
+        now.abs_diff(last) >= LOOK_EVERY
+            && self
+                .looked_into
+                .compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
     }
 
     pub(super) fn is_dir(&self) -> bool {
@@ -115,6 +132,8 @@ fn number(parts: &[&str]) -> Ino {
 #[derive(Debug)]
 pub(super) struct Nodes {
     nodes: Shards<Arc<Node>>,
+    /// How many there are.
+    count: AtomicUsize,
     root: Arc<Node>,
 }
 
@@ -122,13 +141,14 @@ impl Nodes {
     pub(super) fn new() -> Nodes {
         Nodes {
             nodes: Shards::new(),
+            count: AtomicUsize::new(0),
             root: Arc::new(Node {
                 ino: ROOT,
                 path: RelPath::root(),
                 what: What::Root,
                 lookups: AtomicU64::new(1),
                 told_stale: Mutex::default(),
-                found_gone: AtomicBool::new(false),
+                looked_into: AtomicI64::new(i64::MIN),
                 opened: Mutex::default(),
                 listed: AtomicU64::new(0),
             }),
@@ -161,6 +181,9 @@ impl Nodes {
                 // The same thing with news: a time, a validator, a layer that moved. Holders keep
                 // the old one.
                 old => {
+                    if old.is_none() {
+                        self.count.fetch_add(1, Ordering::Relaxed);
+                    }
                     let lookups = old.map_or(0, |n| n.lookups.load(Ordering::Relaxed));
                     let listed = old.map_or(0, |n| n.listed.load(Ordering::Relaxed));
                     let opened = old.map(|n| {
@@ -175,7 +198,7 @@ impl Nodes {
                         what,
                         lookups: AtomicU64::new(lookups + 1),
                         told_stale: Mutex::default(),
-                        found_gone: AtomicBool::new(false),
+                        looked_into: AtomicI64::new(i64::MIN),
                         opened: Mutex::new(opened.unwrap_or_default()),
                         listed: AtomicU64::new(listed),
                     });
@@ -197,6 +220,7 @@ impl Nodes {
             node.lookups.store(left, Ordering::Relaxed);
             if left == 0 {
                 shard.remove(&ino);
+                self.count.fetch_sub(1, Ordering::Relaxed);
             }
         }
     }
@@ -207,7 +231,7 @@ impl Nodes {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.nodes.len()
+        self.count.load(Ordering::Relaxed)
     }
 }
 

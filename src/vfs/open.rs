@@ -223,8 +223,8 @@ impl Vfs {
         }
         let seen = self.catalogue(layer).last_seen(path);
         // Seen in the future means that the clock went back: nobody knows how long ago it was.
-        let age = seen.and_then(|seen| Timestamp::now().seconds_since(seen));
-        age.is_none_or(|age| age > self.policies[layer].revalidate.as_secs())
+        let age = seen.and_then(|seen| Timestamp::now().since(seen));
+        age.is_none_or(|age| age >= self.policies[layer].revalidate)
     }
 
     /// Asks the source what the file is now. No answer in time: what is known is used, unless the
@@ -251,8 +251,8 @@ impl Vfs {
         }
     }
 
-    /// Takes note of a failed read. A version that is gone from its source is asked for once, so
-    /// that the next open finds what is there now: a listing need not tell that anything changed.
+    /// Takes note of a failed read. A version that is gone from its source is asked for, so that
+    /// the next open finds what is there now: a listing need not tell that anything changed.
     async fn look_into(&self, node: &Node, error: &Error) {
         self.note_failure(node, error);
         let Error::Source(error) = error else { return };
@@ -261,7 +261,7 @@ impl Vfs {
                 error.kind(),
                 source::ErrorKind::Changed | source::ErrorKind::NotFound
             )
-            && !node.found_gone.swap(true, Ordering::Relaxed)
+            && node.may_look_into()
         {
             let asking = self.catalogue(layer).probe(path, entry);
             // What comes of it is in the catalogue, whether or not it comes in time.

@@ -3,6 +3,9 @@
 // Each test binary uses a part of this.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod chaos;
+pub mod disk;
+pub mod faults;
 pub mod mapping;
 pub mod mount;
 pub mod nobody;

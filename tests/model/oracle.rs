@@ -50,11 +50,14 @@ pub enum Expect {
     Failed,
 }
 
+/// The names of a directory, as [`ExpectList`] has them.
+pub type Rows = BTreeMap<String, (What, Option<(usize, String)>)>;
+
 /// What the model says of a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ExpectList {
-    /// Names, their kind, and the version of files and links where known.
-    Names(BTreeMap<String, (What, Option<String>)>),
+    /// Names, their kind, and the layer and version of files and links where known.
+    Names(Rows),
     Absent,
     Failed,
 }
@@ -65,10 +68,48 @@ enum View<'a> {
     Unknown,
 }
 
+/// What a user wrote of a layer.
+#[derive(Debug, Clone)]
+pub struct Rule {
+    pub graft: String,
+    pub include: &'static [&'static str],
+    pub exclude: &'static [&'static str],
+    pub required: bool,
+}
+
+impl Rule {
+    /// Whether the filters let through what is at `path` of the layer, where its parent is shown.
+    fn passes(&self, path: &str, is_dir: bool) -> bool {
+        let any = |globs: &[&str]| globs.iter().any(|glob| covers(glob, path, is_dir));
+        !any(self.exclude) && (is_dir || self.include.is_empty() || any(self.include))
+    }
+}
+
+/// Whether `glob` matches `path` or a directory that it is in.
+fn covers(glob: &str, path: &str, is_dir: bool) -> bool {
+    let (body, dirs_only) = match glob.strip_suffix('/') {
+        Some(body) => (body, true),
+        None => (glob, false),
+    };
+    let wanted: Vec<&str> = body.trim_start_matches('/').split('/').collect();
+    let names: Vec<&str> = path.split('/').collect();
+    (1..=names.len()).any(|len| {
+        let of_dirs = is_dir || len < names.len();
+        let from = if body.contains('/') {
+            0
+        } else {
+            len.saturating_sub(wanted.len())
+        };
+        let same = |(want, name): (&&str, &&str)| *want == "*" || want == name;
+        len - from == wanted.len()
+            && (of_dirs || !dirs_only)
+            && wanted.iter().zip(&names[from..len]).all(same)
+    })
+}
+
 /// The model of a volume at one moment.
 pub struct Oracle<'a> {
-    /// Where each layer is grafted.
-    pub grafts: &'a [String],
+    pub layers: &'a [Rule],
     pub heard: &'a [Heard],
     /// Layers whose "there is no such directory" may have been forgotten again.
     pub doubt_gone: &'a [bool],
@@ -93,10 +134,15 @@ impl Oracle<'_> {
             let first = rest.split('/').next()?;
             (!first.is_empty()).then(|| first.to_owned())
         };
-        self.grafts.iter().filter_map(below).collect()
+        let grafts = self.layers.iter().map(|layer| &layer.graft);
+        grafts.filter_map(below).collect()
     }
 
-    fn shown(&self, dir: &str, name: &str, row: &Row) -> bool {
+    /// Whether `name` of directory `dir` of the volume, which is at `path` of a layer, is shown.
+    fn shown(&self, layer: usize, path: &str, (dir, name): (&str, &str), row: &Row) -> bool {
+        if !self.layers[layer].passes(&join(path, name), row.what == What::Dir) {
+            return false;
+        }
         match row.what {
             What::Dir => true,
             What::Link if escapes(dir, &row.target) => false,
@@ -106,17 +152,17 @@ impl Oracle<'_> {
 
     /// The layers that have a share in `dir`, the last one first, and where in their source.
     fn parts(&self, dir: &str) -> Vec<(usize, String)> {
-        let mut parts: Vec<(usize, String)> = (0..self.grafts.len())
+        let mut parts: Vec<(usize, String)> = (0..self.layers.len())
             .rev()
-            .filter(|l| self.grafts[*l].is_empty())
+            .filter(|l| self.layers[*l].graft.is_empty())
             .map(|l| (l, String::new()))
             .collect();
         let mut at = String::new();
         for name in dir.split('/').filter(|n| !n.is_empty()) {
             let child = join(&at, name);
             let mut next = Vec::new();
-            for layer in (0..self.grafts.len()).rev() {
-                if self.grafts[layer] == child {
+            for layer in (0..self.layers.len()).rev() {
+                if self.layers[layer].graft == child {
                     next.push((layer, String::new()));
                     continue;
                 }
@@ -125,12 +171,17 @@ impl Oracle<'_> {
                 };
                 match self.view(layer, path) {
                     View::Nothing => {}
-                    View::Unknown => next.push((layer, join(path, name))),
+                    View::Unknown => {
+                        if self.layers[layer].passes(&join(path, name), true) {
+                            next.push((layer, join(path, name)));
+                        }
+                    }
                     View::Known(rows) => match rows.get(name) {
+                        Some(row) if !self.shown(layer, path, (&at, name), row) => {}
                         Some(row) if row.what == What::Dir => next.push((layer, join(path, name))),
                         // A file hides all that earlier layers have there.
-                        Some(row) if self.shown(&at, name, row) => break,
-                        _ => {}
+                        Some(_) => break,
+                        None => {}
                     },
                 }
             }
@@ -140,18 +191,30 @@ impl Oracle<'_> {
         parts
     }
 
+    /// Whether a layer cannot say what it has here that the volume is not to be shown without.
+    fn lacks_required(&self, parts: &[(usize, String)]) -> bool {
+        parts.iter().any(|(layer, path)| {
+            self.layers[*layer].required && matches!(self.view(*layer, path), View::Unknown)
+        })
+    }
+
     /// What `name` of `dir` is.
     pub fn lookup(&self, dir: &str, name: &str) -> Expect {
         if self.leads(dir).contains(name) {
             return Expect::Lead;
         }
+        let parts = self.parts(dir);
+        if self.lacks_required(&parts) {
+            return Expect::Failed;
+        }
         let mut failed = false;
-        for (layer, path) in self.parts(dir) {
+        for (layer, path) in parts {
             match self.view(layer, &path) {
                 View::Nothing => {}
                 View::Unknown => failed = true,
                 View::Known(rows) => {
-                    if let Some(row) = rows.get(name).filter(|r| self.shown(dir, name, r)) {
+                    let row = rows.get(name);
+                    if let Some(row) = row.filter(|r| self.shown(layer, &path, (dir, name), r)) {
                         return Expect::Found {
                             layer,
                             path: join(&path, name),
@@ -190,22 +253,28 @@ impl Oracle<'_> {
     /// What `dir` lists.
     pub fn list(&self, dir: &str) -> ExpectList {
         let leads = self.leads(dir);
-        let graft = self.grafts.iter().any(|g| g == dir) || dir.is_empty() || !leads.is_empty();
-        let mut names: BTreeMap<String, (What, Option<String>)> = BTreeMap::new();
+        let here = self.layers.iter().any(|layer| layer.graft == dir);
+        let graft = here || dir.is_empty() || !leads.is_empty();
+        let mut names = Rows::new();
         for name in &leads {
             names.insert(name.clone(), (What::Dir, None));
         }
+        let parts = self.parts(dir);
+        if self.lacks_required(&parts) {
+            return ExpectList::Failed;
+        }
         let (mut known, mut failed) = (false, false);
-        for (layer, path) in self.parts(dir) {
+        for (layer, path) in parts {
             match self.view(layer, &path) {
                 View::Nothing => {}
                 View::Unknown => failed = true,
                 View::Known(rows) => {
                     known = true;
                     for (name, row) in rows {
-                        if self.shown(dir, name, row) && !names.contains_key(name) {
+                        let shown = self.shown(layer, &path, (dir, name), row);
+                        if shown && !names.contains_key(name) {
                             let token = row.token.clone().filter(|_| row.what != What::Dir);
-                            names.insert(name.clone(), (row.what, token));
+                            names.insert(name.clone(), (row.what, token.map(|t| (layer, t))));
                         }
                     }
                 }
@@ -251,4 +320,13 @@ pub fn join(dir: &str, name: &str) -> String {
 
 pub fn split(path: &str) -> (&str, &str) {
     path.rsplit_once('/').unwrap_or(("", path))
+}
+
+/// The first component of `path` below `dir`, if it is below it.
+pub fn below<'a>(dir: &str, path: &'a str) -> Option<&'a str> {
+    let rest = match dir {
+        "" => path,
+        _ => path.strip_prefix(dir)?.strip_prefix('/')?,
+    };
+    rest.split('/').next().filter(|name| !name.is_empty())
 }

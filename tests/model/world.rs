@@ -1,140 +1,16 @@
-//! The sources of a volume, what they were heard to say, and the filesystem over them.
+//! The sources of a volume from the side of those who own and change them.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ops::Range;
-use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
 use bytes::Bytes;
-use svol::catalogue::{Catalogue, Db, Memory, Policy};
-use svol::entry::{Entry, Kind};
-use svol::fetch::Fetcher;
-use svol::namespace::{Layer, Namespace};
-use svol::path::RelPath;
 use svol::source::memory::MemorySource;
-use svol::source::{Body, ErrorKind, Listing, Result, Source};
-use svol::vfs::{LayerPolicy, Owner, Vfs};
-use svol_cache::Cache;
+use svol::source::{ErrorKind, Source};
 
-use super::oracle::{Answer, Heard, Row, What, split};
-
-/// A source that remembers what it said.
-pub struct Recorder {
-    inner: Arc<MemorySource>,
-    heard: Mutex<Heard>,
-}
-
-impl Recorder {
-    fn listed(&self, dir: &str, entries: &[Entry]) {
-        let mut heard = self.heard.lock().unwrap();
-        let old = match heard.get(dir) {
-            Some(Answer::Listed(rows)) => rows.clone(),
-            _ => BTreeMap::new(),
-        };
-        let rows: BTreeMap<String, Row> = entries
-            .iter()
-            .map(|entry| {
-                let mut row = row_of(entry);
-                // What was asked for one by one is kept while the listing stays the same.
-                if let Some(old) = old.get(entry.name.as_str())
-                    && old.listed == row.listed
-                    && old.what == row.what
-                {
-                    row.token = old.token.clone();
-                }
-                (entry.name.as_str().to_owned(), row)
-            })
-            .collect();
-        heard.retain(|path, _| match below(dir, path) {
-            Some(child) => rows.get(child).is_some_and(|r| r.what == What::Dir),
-            None => true,
-        });
-        heard.insert(dir.to_owned(), Answer::Listed(rows));
-    }
-
-    fn gone(&self, dir: &str) {
-        let mut heard = self.heard.lock().unwrap();
-        heard.retain(|path, _| below(dir, path).is_none());
-        heard.insert(dir.to_owned(), Answer::Gone);
-    }
-
-    fn told(&self, path: &str, entry: &Entry) {
-        let (dir, name) = split(path);
-        if let Some(Answer::Listed(rows)) = self.heard.lock().unwrap().get_mut(dir)
-            && let Some(row) = rows.get_mut(name)
-        {
-            row.token = Some(entry.version.token.to_string());
-        }
-    }
-
-    pub fn heard(&self) -> Heard {
-        self.heard.lock().unwrap().clone()
-    }
-
-    /// "There is no such directory" is not kept from mount to mount.
-    pub fn forget_gone(&self) {
-        let mut heard = self.heard.lock().unwrap();
-        heard.retain(|_, answer| *answer != Answer::Gone);
-    }
-}
-
-/// The first component of `path` below `dir`, if it is below it.
-fn below<'a>(dir: &str, path: &'a str) -> Option<&'a str> {
-    let rest = match dir {
-        "" => path,
-        _ => path.strip_prefix(dir)?.strip_prefix('/')?,
-    };
-    rest.split('/').next().filter(|name| !name.is_empty())
-}
-
-fn row_of(entry: &Entry) -> Row {
-    let token = entry.version.token.to_string();
-    Row {
-        what: match entry.kind {
-            Kind::Dir => What::Dir,
-            Kind::File => What::File,
-            Kind::Symlink => What::Link,
-        },
-        token: (entry.kind != Kind::File || entry.size.is_some()).then(|| token.clone()),
-        listed: token,
-        target: entry.target.as_deref().unwrap_or_default().to_owned(),
-    }
-}
-
-#[async_trait]
-impl Source for Recorder {
-    fn identity(&self) -> &str {
-        self.inner.identity()
-    }
-
-    fn url(&self, path: &RelPath) -> String {
-        self.inner.url(path)
-    }
-
-    async fn list(&self, dir: &RelPath) -> Result<Listing> {
-        let result = self.inner.list(dir).await;
-        match &result {
-            Ok(listing) => self.listed(dir.as_str(), &listing.entries),
-            Err(e) if e.kind() == ErrorKind::NotFound => self.gone(dir.as_str()),
-            Err(_) => {}
-        }
-        result
-    }
-
-    async fn stat(&self, path: &RelPath) -> Result<Entry> {
-        let result = self.inner.stat(path).await;
-        if let Ok(entry) = &result {
-            self.told(path.as_str(), entry);
-        }
-        result
-    }
-
-    async fn read(&self, path: &RelPath, entry: &Entry, range: Range<u64>) -> Result<Body> {
-        self.inner.read(path, entry, range).await
-    }
-}
+use super::Plan;
+use super::oracle::{Answer, Heard, Row, Rule, What, below, split};
+use super::recorder::Recorder;
 
 /// For how long an error may be repeated instead of asking again: a second, and some.
 pub const REPEATED: Duration = Duration::from_millis(1500);
@@ -151,7 +27,11 @@ pub enum Item {
 pub struct Origin {
     pub source: Arc<MemorySource>,
     pub recorder: Arc<Recorder>,
-    pub graft: String,
+    pub rule: Rule,
+    /// Whether what cannot be checked is refused.
+    pub strict: bool,
+    /// Whether a version that proves nothing is asked for at each open.
+    pub probed: bool,
     pub tree: BTreeMap<String, Item>,
     /// The bytes of every version that there ever was.
     pub bytes: HashMap<String, Bytes>,
@@ -165,20 +45,24 @@ pub struct Origin {
 }
 
 impl Origin {
-    pub fn new(index: usize, graft: &str, coarse: bool) -> Origin {
+    pub fn new(index: usize, plan: &Plan) -> Origin {
         let source = MemorySource::new(&format!("layer{index}"));
-        source.set_coarse(coarse);
+        source.set_coarse(plan.coarse);
         Origin {
-            recorder: Arc::new(Recorder {
-                inner: source.clone(),
-                heard: Mutex::default(),
-            }),
+            recorder: Arc::new(Recorder::new(source.clone())),
             source,
-            graft: graft.to_owned(),
+            rule: Rule {
+                graft: plan.graft.to_owned(),
+                include: plan.include,
+                exclude: plan.exclude,
+                required: plan.required,
+            },
+            strict: plan.strict,
+            probed: plan.probed,
             tree: BTreeMap::new(),
             bytes: HashMap::new(),
             revision: 0,
-            coarse,
+            coarse: plan.coarse,
             down: None,
             shaken: None,
             failed: Vec::new(),
@@ -207,18 +91,19 @@ impl Origin {
             .retain(|at, _| at != path && below(path, at).is_none());
     }
 
+    /// Puts a file of other bytes than there ever were.
     pub fn put(&mut self, path: &str, len: usize, weak: bool) {
+        let seed = format!("{} {}", self.source.identity(), self.revision);
+        let bytes = noise(blake3::hash(seed.as_bytes()).as_bytes(), len);
+        self.put_bytes(path, bytes, weak);
+    }
+
+    pub fn put_bytes(&mut self, path: &str, bytes: Bytes, weak: bool) {
         let mut token = String::new();
         self.place(path, |revision| {
-            token = if weak {
-                format!("w{revision}")
-            } else {
-                format!("v{revision}")
-            };
+            token = format!("{}{revision}", if weak { "w" } else { "v" });
             Item::File(token.clone())
         });
-        let seed = blake3::hash(format!("{} {token}", self.source.identity()).as_bytes());
-        let bytes = noise(seed.as_bytes(), len);
         self.bytes.insert(token.clone(), bytes.clone());
         if weak {
             self.source.put_weak(path, bytes, &token);
@@ -311,83 +196,4 @@ fn noise(seed: &[u8; 32], len: usize) -> Bytes {
     hasher.update(b"bytes");
     hasher.finalize_xof().fill(&mut bytes);
     bytes.into()
-}
-
-/// A mounted filesystem without a kernel.
-pub struct Mounted {
-    pub vfs: Arc<Vfs>,
-    cache: Cache,
-    db: Db,
-}
-
-/// The quota of the cache in bytes: nothing is evicted.
-const DISK: u64 = 1 << 30;
-
-impl Mounted {
-    pub fn new(dir: &Path, origins: &[Origin], refresh: Option<Duration>) -> Mounted {
-        let mut config = svol_cache::Config::new(dir.join("cache"));
-        config.limit = Some(DISK);
-        config.min_free = Some(0);
-        let cache = Cache::open(config).unwrap();
-        let db = Db::open(&dir.join("cache")).unwrap();
-        let memory = Memory::default();
-        let layers = origins
-            .iter()
-            .enumerate()
-            .map(|(index, origin)| {
-                let policy = Policy {
-                    refresh,
-                    patience: Duration::from_secs(1),
-                    memory: memory.clone(),
-                };
-                let source: Arc<dyn Source> = origin.recorder.clone();
-                let mut layer = Layer::new(
-                    format!("layer{index}"),
-                    Catalogue::new(db.clone(), source, policy),
-                );
-                layer.graft = RelPath::new(&origin.graft).unwrap();
-                layer
-            })
-            .collect();
-        let policies = origins
-            .iter()
-            .map(|_| LayerPolicy {
-                strict: false,
-                revalidate: Duration::from_secs(3600),
-                deadline: Duration::from_secs(10),
-            })
-            .collect();
-        let owner = Owner {
-            uid: 1000,
-            gid: 1000,
-            umask: 0o022,
-        };
-        let vfs = Vfs::new(
-            Arc::new(Namespace::new(layers)),
-            cache.clone(),
-            Fetcher::new(),
-            tokio::runtime::Handle::current(),
-            policies,
-            owner,
-        );
-        Mounted {
-            vfs: Arc::new(vfs),
-            cache,
-            db,
-        }
-    }
-
-    /// Writes down what the next mount is to know.
-    pub async fn flush(&self) {
-        self.db.flush().await;
-        self.cache.flush().unwrap();
-        assert_eq!(self.db.lost_writes(), 0);
-    }
-
-    pub async fn close(self) {
-        self.flush().await;
-        let Mounted { vfs, cache, .. } = self;
-        drop(vfs);
-        cache.close().await;
-    }
 }

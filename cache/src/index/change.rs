@@ -61,6 +61,13 @@ pub(crate) enum Change {
     AddPack { id: u64 },
     /// The pack takes `bytes` after all.
     PackMeasured { id: u64, bytes: u64 },
+    /// The blob is there, made for this object, and nobody knew.
+    AdoptBlob {
+        key: ObjectKey,
+        hash: Hash,
+        size: u64,
+        bytes: u64,
+    },
     /// The partial's file takes `bytes` after all; not a use of it.
     PartialMeasured { key: ObjectKey, bytes: u64 },
     /// The object's partial is gone.
@@ -228,6 +235,25 @@ impl Change {
                 "UPDATE packs SET bytes = ?2 WHERE id = ?1 AND bytes <> ?2",
                 params![id.cast_signed(), bytes],
             ),
+            Change::AdoptBlob { hash, .. } if !dir.blob(hash).exists() => Ok(()),
+            Change::AdoptBlob {
+                key,
+                hash,
+                size,
+                bytes,
+            } => {
+                run(
+                    "INSERT INTO blobs(hash, size, bytes, last_use) VALUES(?1, ?2, ?3, ?4)
+                     ON CONFLICT(hash) DO NOTHING",
+                    params![hash.as_bytes(), size, bytes, now],
+                )?;
+                // An object that is just being brought anew goes on with that.
+                run(
+                    "INSERT INTO objects(key, size, hash, bytes, last_use)
+                     VALUES(?1, ?2, ?3, 0, ?4) ON CONFLICT(key) DO NOTHING",
+                    params![key.as_bytes(), size, hash.as_bytes(), now],
+                )
+            }
             Change::PartialMeasured { key, bytes } => run(
                 "UPDATE objects SET bytes = max(?2, 1) WHERE key = ?1 AND bytes > 0",
                 params![key.as_bytes(), bytes],

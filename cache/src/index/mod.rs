@@ -16,12 +16,12 @@ mod read;
 mod schema;
 mod writer;
 
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::mpsc::{RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use crate::sync::thread::JoinHandle;
+use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
@@ -31,7 +31,7 @@ pub(crate) use read::{BlobRow, Candidate, ObjectRow, Place, Seal, What};
 
 use crate::dir::Dir;
 use crate::error::Error;
-use crate::lock::RangeLock;
+use crate::lock::{self, RangeLock};
 use crate::quota::Quota;
 use crate::trouble::Troubles;
 
@@ -47,6 +47,9 @@ const GIVEN_UP: Duration = Duration::from_secs(2);
 
 /// How long one waits for room in the queue where nobody will wait for the commit.
 const QUEUE_PATIENCE: Duration = Duration::from_millis(100);
+
+/// How long another process may take to set a damaged database aside.
+const SET_ASIDE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Read connections kept open: as many as threads that are likely to look things up at once.
 const READERS: usize = 4;
@@ -98,7 +101,7 @@ impl Index {
         });
         let (queue, requests) = sync_channel(QUEUE);
         let writer = writer::Writer::new(Arc::clone(&common), connection);
-        let thread = std::thread::Builder::new()
+        let thread = crate::sync::thread::Builder::new()
             .name("svol-index".into())
             .spawn(move || writer.run(&requests))?;
         let index = Self {
@@ -175,7 +178,7 @@ impl Index {
                 Err(TrySendError::Full(back)) if Instant::now() < deadline => request = back,
                 Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => return false,
             }
-            std::thread::sleep(Duration::from_millis(1));
+            crate::sync::thread::sleep(Duration::from_millis(1));
         }
     }
 
@@ -258,17 +261,33 @@ pub(crate) fn open(dir: &Dir) -> Result<(Connection, Summary), Error> {
         };
         Ok((connection, summary))
     };
-    let failed = |error: rusqlite::Error| Error::Index(error.to_string());
+    let opened = identity(dir);
     match open() {
         Err(error) if schema::is_damage(&error) => {
-            let aside = dir
-                .set_index_aside()
-                .map_err(Error::io("set the damaged index aside"))?;
-            tracing::warn!(dir = %aside.display(), %error, "cache index damaged, set aside");
-            open().map_err(failed)
+            set_aside(dir, opened).map_err(Error::io("set the damaged index aside"))?;
+            open().map_err(Error::of_index)
         }
-        other => other.map_err(failed),
+        other => other.map_err(Error::of_index),
     }
+}
+
+/// Sets the database aside that was found damaged, unless another process has, or does not let go
+/// of the right to.
+fn set_aside(dir: &Dir, damaged: Option<(u64, u64)>) -> std::io::Result<()> {
+    let locks = Arc::new(dir.create(&dir.locks())?);
+    let deadline = Instant::now() + SET_ASIDE_PATIENCE;
+    let _guard = loop {
+        match RangeLock::try_new(&locks, lock::SET_ASIDE)? {
+            Some(guard) => break guard,
+            None if Instant::now() >= deadline => return Ok(()),
+            None => crate::sync::thread::sleep(Duration::from_millis(5)),
+        }
+    };
+    if identity(dir) == damaged {
+        let aside = dir.set_index_aside()?;
+        tracing::warn!(dir = %aside.display(), "cache index damaged, set aside");
+    }
+    Ok(())
 }
 
 /// Returns which file the path of the index names at the moment.

@@ -47,6 +47,8 @@ pub(crate) struct BlobRow {
     pub(crate) hash: Hash,
     pub(crate) size: u64,
     pub(crate) place: Place,
+    /// What its own file takes on disk, with its sidecar; 0 in a pack.
+    pub(crate) bytes: u64,
 }
 
 /// An object, and its content where it is complete.
@@ -84,7 +86,8 @@ pub(crate) struct Counts {
     pub(crate) pinned: u64,
 }
 
-const BLOB_COLUMNS: &str = "b.hash, b.size, b.pack, b.offset, b.dev, b.ino, b.mtime, b.ctime";
+const BLOB_COLUMNS: &str =
+    "b.hash, b.size, b.pack, b.offset, b.dev, b.ino, b.mtime, b.ctime, b.bytes";
 
 fn blob_row(row: &Row<'_>, at: usize) -> rusqlite::Result<Option<BlobRow>> {
     let Some(hash) = row.get::<_, Option<[u8; 32]>>(at)? else {
@@ -109,6 +112,7 @@ fn blob_row(row: &Row<'_>, at: usize) -> rusqlite::Result<Option<BlobRow>> {
         hash: Hash::from_bytes(hash),
         size: row.get(at + 1)?,
         place,
+        bytes: row.get(at + 8)?,
     }))
 }
 

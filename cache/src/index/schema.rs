@@ -54,14 +54,18 @@ fn triggers() -> String {
     out
 }
 
+/// The page cache of a connection, in KiB as SQLite writes it. The kernel keeps the pages too.
+const CACHE_KIB: i32 = -512;
+
 /// Opens the database for the one writer of this process, and makes the tables if need be.
 pub(super) fn open_for_writing(path: &Path) -> rusqlite::Result<Connection> {
     let mut connection = Connection::open(path)?;
+    configure(&connection)?;
     connection.busy_timeout(BUSY_PATIENCE)?;
+    connection.pragma_update(None, "cache_size", CACHE_KIB)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     // After a power cut the last commits may be gone, but the database is whole.
     connection.pragma_update(None, "synchronous", "NORMAL")?;
-    keep_plans(&connection)?;
     let version_of = |connection: &Connection| -> rusqlite::Result<i64> {
         connection.pragma_query_value(None, "user_version", |row| row.get(0))
     };
@@ -87,20 +91,26 @@ pub(super) fn open_for_writing(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// Keeps prepared statements prepared: SQLite, built with STAT4 as it is here, otherwise parses one
-/// anew for each new value that is bound to a key, which took a sixth of the time of small files.
-fn keep_plans(connection: &Connection) -> rusqlite::Result<()> {
-    let setting = rusqlite::config::DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG;
-    connection.set_db_config(setting, true).map(drop)
+fn configure(connection: &Connection) -> rusqlite::Result<()> {
+    use rusqlite::config::DbConfig;
+    // Keeps prepared statements prepared: SQLite, built with STAT4 as it is here, otherwise parses
+    // one anew for each new value that is bound to a key, which took a sixth of the time of small
+    // files.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    // Closing must not remove the log by its name: where the file was set aside meanwhile, that is
+    // the name of another database's log.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    Ok(())
 }
 
 pub(super) fn open_for_reading(path: &Path) -> rusqlite::Result<Connection> {
     // Read-write, as a reader of a WAL may have to make the shared memory file; but never create.
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
+    configure(&connection)?;
     connection.busy_timeout(BUSY_PATIENCE)?;
+    connection.pragma_update(None, "cache_size", CACHE_KIB)?;
     connection.pragma_update(None, "query_only", true)?;
-    keep_plans(&connection)?;
     Ok(connection)
 }
 

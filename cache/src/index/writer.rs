@@ -1,17 +1,17 @@
 //! The one thread of a process that writes to the index.
 
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use crate::sync::Arc;
+use crate::sync::atomic::Ordering;
+use crate::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, TransactionBehavior};
 
-use super::{Change, Common, Request, identity, schema};
+use super::{Change, Common, Request, identity, schema, set_aside};
 use crate::clock::Clock;
 use crate::dir::Dir;
 use crate::failpoint;
-use crate::lock::{self, RangeLock};
+use crate::sync::receive_within;
 
 /// Changes in one transaction: enough to make its cost disappear in theirs.
 const BATCH: usize = 512;
@@ -109,7 +109,11 @@ impl Writer {
         if self.common.damaged.swap(false, Ordering::Relaxed) && self.is_damaged() {
             self.replace();
         } else if self.connection.is_none() || identity(&self.common.dir) != self.identity {
-            tracing::warn!("the cache index was removed or replaced; going on with a new one");
+            let troubles = &self.common.troubles;
+            troubles.note(
+                "find its index",
+                &"it was removed or replaced; a new one is begun",
+            );
             self.reopen();
         }
     }
@@ -126,29 +130,11 @@ impl Writer {
         }
     }
 
-    /// Sets a damaged database aside, unless another process has, and begins anew.
+    /// Sets a damaged database aside and begins anew.
     fn replace(&mut self) {
-        let damaged = self.identity;
         self.connection = None;
-        let dir = &self.common.dir;
-        let guard = dir.create(&dir.locks()).map(Arc::new).and_then(|locks| {
-            let deadline = Instant::now() + Duration::from_secs(5);
-            loop {
-                match RangeLock::try_new(&locks, lock::SET_ASIDE)? {
-                    None if Instant::now() < deadline => {
-                        std::thread::sleep(Duration::from_millis(5));
-                    }
-                    other => return Ok(other),
-                }
-            }
-        });
-        if matches!(guard, Ok(Some(_))) && identity(dir) == damaged {
-            match dir.set_index_aside() {
-                Ok(aside) => {
-                    tracing::warn!(dir = %aside.display(), "cache index damaged, set aside");
-                }
-                Err(error) => self.common.troubles.note("set the index aside", &error),
-            }
+        if let Err(error) = set_aside(&self.common.dir, self.identity) {
+            self.common.troubles.note("set the index aside", &error);
         }
         self.reopen();
     }
@@ -182,7 +168,7 @@ fn gather(first: Request, requests: &Receiver<Request>) -> Vec<Request> {
             requests.try_recv().ok()
         } else {
             let left = deadline.saturating_duration_since(Instant::now());
-            requests.recv_timeout(left).ok()
+            receive_within(requests, left)
         };
         let Some(next) = next else { break };
         urgent |= next.is_urgent();

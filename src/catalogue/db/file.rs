@@ -98,8 +98,8 @@ pub(super) fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connect
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     // What a large write leaves of the log on disk, in bytes.
     connection.pragma_update(None, "journal_size_limit", 16 * 1024 * 1024)?;
-    // KiB: a directory of 100,000 entries is some 8 MiB of rows.
-    connection.pragma_update(None, "cache_size", -2048)?;
+    // In KiB. Directories are read and written in the order of their rows, which needs few pages.
+    connection.pragma_update(None, "cache_size", -512)?;
     Ok(connection)
 }
 

@@ -42,7 +42,7 @@ const IDLE_READERS: usize = 4;
 /// Writes that may wait. Small ones are dropped beyond it, listings wait.
 const QUEUE: usize = 1024;
 
-/// KiB of directories that may wait to be written.
+/// KiB of directories that may wait to be written, unless said otherwise.
 const QUEUE_KIB: u32 = 64 * 1024;
 
 /// Why the catalogue's file cannot be used at all. The mount works without it: [`Db::volatile`].
@@ -84,6 +84,8 @@ struct Inner {
     pending: Mutex<Pending>,
     queue: mpsc::Sender<Queued>,
     room: Arc<Semaphore>,
+    /// How much `room` there is in all.
+    kib: u32,
     counters: Arc<Counters>,
 }
 
@@ -174,6 +176,14 @@ impl Db {
     /// A file that is corrupt or of another version is renamed to `catalogue.db.aside-…` and a new
     /// one begun.
     pub fn open(dir: &Path) -> Result<Db, DbError> {
+        Db::open_within(dir, u64::from(QUEUE_KIB) * 1024)
+    }
+
+    /// As [`Db::open`], with at most `queue` bytes of directories that wait to be written.
+    pub fn open_within(dir: &Path, queue: u64) -> Result<Db, DbError> {
+        let kib = u32::try_from(queue / 1024)
+            .unwrap_or(QUEUE_KIB)
+            .clamp(1, QUEUE_KIB);
         let path = dir.join(FILE);
         let io = |path: &Path| {
             let path = path.to_owned();
@@ -203,7 +213,8 @@ impl Db {
             pool: Mutex::new(Vec::new()),
             pending: Mutex::new(Pending::default()),
             queue,
-            room: Arc::new(Semaphore::new(QUEUE_KIB as usize)),
+            room: Arc::new(Semaphore::new(kib as usize)),
+            kib,
             counters: counters.clone(),
         });
         std::thread::Builder::new()
@@ -231,6 +242,14 @@ impl Db {
         self.0.as_ref().map_or(0, |inner| {
             inner.counters.failed.load(Ordering::Relaxed)
                 + inner.counters.dropped.load(Ordering::Relaxed)
+        })
+    }
+
+    /// Returns about how many bytes of directories wait to be written.
+    pub fn queued(&self) -> u64 {
+        self.0.as_ref().map_or(0, |inner| {
+            let left = inner.room.available_permits() as u64;
+            u64::from(inner.kib).saturating_sub(left) * 1024
         })
     }
 
@@ -342,7 +361,7 @@ impl Db {
         let Ok(slot) = inner.queue.try_reserve() else {
             return Err(op);
         };
-        let room = match need(&op) {
+        let room = match need(&op, inner.kib) {
             0 => None,
             kib => match inner.room.clone().try_acquire_many_owned(kib) {
                 Ok(room) => Some(room),
@@ -357,7 +376,7 @@ impl Db {
     pub(super) async fn write(&self, op: Op) {
         let Some(inner) = self.0.as_ref() else { return };
         // Fails only when the writer is gone, which it has logged.
-        let room = match need(&op) {
+        let room = match need(&op, inner.kib) {
             0 => None,
             kib => inner.room.clone().acquire_many_owned(kib).await.ok(),
         };
@@ -389,12 +408,13 @@ impl Db {
     }
 }
 
-/// Returns the KiB that a write takes while it waits, for those that can be large.
-fn need(op: &Op) -> u32 {
+/// Returns the KiB that a write takes while it waits, for those that can be large; never more than
+/// there are.
+fn need(op: &Op, most: u32) -> u32 {
     match op {
         Op::Store { dir, .. } => u32::try_from(dir.weight() / 1024)
-            .unwrap_or(QUEUE_KIB)
-            .clamp(1, QUEUE_KIB),
+            .unwrap_or(most)
+            .clamp(1, most),
         _ => 0,
     }
 }

@@ -616,7 +616,7 @@ impl HttpSource {
         let now = validate::described(entry.name.clone(), Some(size), headers);
         // The one that is pinned stays, so that it is the same throughout.
         let validator = entry.validator.clone().or(now.validator);
-        Ok(wire::body(response, got, size, validator))
+        wire::body(response, got, size, validator)
     }
 }
 

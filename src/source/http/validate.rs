@@ -9,6 +9,8 @@
 //! A file that was changed within the resolution of its own time may change again and look the
 //! same. Such a description is provisional: it ends in `~` and a number that no other has.
 
+use std::time::Duration;
+
 use reqwest::header::{self, HeaderMap, HeaderName};
 
 use super::super::wire;
@@ -16,7 +18,7 @@ use crate::entry::{Digest, Entry, Timestamp, Version};
 use crate::path::Name;
 
 /// How old a Last-Modified must be for it to count: its own second, and one for clocks that round.
-const YOUNG: u64 = 2;
+const YOUNG: Duration = Duration::from_secs(2);
 
 /// What a validator that is made of a Last-Modified begins with.
 const BY_TIME: &str = "lm:";
@@ -107,7 +109,7 @@ fn is_young(modified: Timestamp, headers: &HeaderMap) -> bool {
     let date = wire::text(headers, header::DATE);
     let now = date.and_then(|d| httpdate::parse_http_date(d).ok());
     let now = now.map_or_else(Timestamp::now, Timestamp::from);
-    now.seconds_since(modified).is_none_or(|age| age < YOUNG)
+    now.since(modified).is_none_or(|age| age < YOUNG)
 }
 
 /// Returns the header that asks for the version of `validator` only, where there is one: a weak

@@ -498,7 +498,7 @@ impl S3Source {
         let response = self.expect(response, &wanted).await?;
 
         match check_reply(entry, &range, response.status(), response.headers()) {
-            Ok((got, size, etag)) => Ok(wire::body(response, got, size, etag)),
+            Ok((got, size, etag)) => wire::body(response, got, size, etag),
             Err(error) => {
                 wire::discard(response).await;
                 Err(error)

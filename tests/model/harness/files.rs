@@ -8,6 +8,7 @@ use svol::vfs::{Error, Ino};
 
 use super::super::oracle::Expect;
 use super::super::world::{Item, REPEATED};
+use super::allowed::Probe;
 use super::{Check, GRAIN, Handle, Harness, Object, pick, waits};
 
 impl Harness {
@@ -24,22 +25,34 @@ impl Harness {
     }
 
     /// Opens a path as the kernel does: once more with a new lookup where the answer is "stale".
-    pub(super) async fn open(&mut self, path: &str) -> Check {
+    /// Returns whether it was rightly refused.
+    pub(super) async fn open(&mut self, path: &str) -> Check<bool> {
         for _ in 0..3 {
             let Some(attr) = self.walk(path).await? else {
-                return Ok(());
+                return Ok(false);
             };
             let held = self.held.iter().find(|h| h.ino == attr.ino).cloned();
             let Some(held) = held.filter(|_| attr.kind == Kind::File) else {
-                return Ok(());
+                return Ok(false);
             };
+            let probe = self.probe_of(&held.object);
             match self.try_open(attr.ino).await? {
                 Ok(number) => {
+                    ensure!(
+                        !matches!(probe, Probe::Gone | Probe::Refused(_)),
+                        "{held:?} opens, but {probe:?}"
+                    );
                     self.handles.push(Handle { number, held });
-                    return Ok(());
+                    return Ok(false);
                 }
                 Err(Error::Stale) => {}
-                Err(error) => return Err(format!("{path} does not open: {error}")),
+                Err(error) => {
+                    ensure!(
+                        is_refusal(&error, probe),
+                        "{path} does not open: {error}; {probe:?}"
+                    );
+                    return Ok(true);
+                }
             }
         }
         Err(format!("{path} is stale again and again"))
@@ -51,6 +64,7 @@ impl Harness {
         };
         let before = self.settled().await;
         let told = self.told.contains(&held.ino);
+        let probe = self.probe_of(&held.object);
         let answer = self.try_open(held.ino).await?;
         let expected = self.expect(&before, |oracle| oracle.walk(&held.path));
         let is_it = |e: &Expect| match e {
@@ -70,15 +84,24 @@ impl Harness {
                     told || expected.iter().any(|e| is_it(e) != Some(false)),
                     "{held:?} opens although it is {expected:?} by now"
                 );
+                ensure!(
+                    told || !matches!(probe, Probe::Gone | Probe::Refused(_)),
+                    "{held:?} opens, but {probe:?}"
+                );
                 self.handles.push(Handle { number, held });
             }
             Err(Error::Stale) => {
                 ensure!(
-                    !told && expected.iter().any(|e| is_it(e) != Some(true)),
+                    !told
+                        && (probe == Probe::Gone
+                            || expected.iter().any(|e| is_it(e) != Some(true))),
                     "{held:?} is stale (told before: {told}): {expected:?}"
                 );
             }
-            Err(error) => return Err(format!("{held:?} does not open: {error}")),
+            Err(error) => ensure!(
+                is_refusal(&error, probe),
+                "{held:?} does not open: {error}; {probe:?}"
+            ),
         }
         Ok(())
     }
@@ -135,7 +158,6 @@ impl Harness {
             range.start / GRAIN..range.end.div_ceil(GRAIN)
         };
         let what = format!("bytes {range:?} of {size} of {object:?}");
-        let cached = self.cached.entry(object.clone()).or_default();
         match answer {
             Ok(bytes) => {
                 let want = (range.end - range.start) as usize;
@@ -143,6 +165,7 @@ impl Harness {
                 if want == 0 {
                     return Ok(true);
                 }
+                let cached = self.cached.entry(object.clone()).or_default();
                 cached.extend(grains);
                 let origin = &self.origins[object.0];
                 let own = origin.bytes[&object.2].clone();
@@ -161,8 +184,12 @@ impl Harness {
                 Ok(true)
             }
             Err(error) => {
-                let has_all = grains.clone().all(|grain| cached.contains(&grain));
-                ensure!(!has_all, "{what}: {error}, although all of it is cached");
+                let cached = self.cached.get(object);
+                let has = |grain| cached.is_some_and(|cached| cached.contains(&grain));
+                ensure!(
+                    !grains.clone().all(has) || !self.keeps_all(),
+                    "{what}: {error}, although all of it is cached"
+                );
                 let down = self.origins[object.0].down;
                 let kind = match &error {
                     Error::Source(error) => Some(error.kind()),
@@ -179,7 +206,7 @@ impl Harness {
                 let repeated = kind == Some(ErrorKind::Timeout)
                     && told.is_some_and(|at| at.elapsed() < REPEATED);
                 ensure!(
-                    as_it_is || repeated,
+                    as_it_is || repeated || self.is_of_a_lie(handle, kind),
                     "{what}: {error:?}, with the source at {there:?} and down {down:?}"
                 );
                 Ok(false)
@@ -208,4 +235,9 @@ impl Harness {
         self.compare(handle, 0, len, answer, there)?;
         Ok(())
     }
+}
+
+/// Whether an open failed as it must where the version cannot be looked at.
+fn is_refusal(error: &Error, probe: Probe) -> bool {
+    matches!((error, probe), (Error::Source(e), Probe::Refused(kind)) if e.kind() == kind)
 }

@@ -8,6 +8,9 @@ macro_rules! ensure {
     };
 }
 
+mod allowed;
+mod crowd;
+mod ends;
 mod files;
 mod names;
 
@@ -17,11 +20,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use svol::path::RelPath;
-use svol::source::ErrorKind;
-use svol::vfs::{Error, Ino, ROOT};
+use svol::vfs::{Ino, ROOT};
 
-use super::oracle::{ExpectList, Heard, Oracle, What, join};
-use super::world::{Item, Mounted, Origin, REPEATED};
+use super::mounted::{Mounted, Settings};
+use super::oracle::join;
+use super::world::{Item, Origin};
 use super::{Shape, Step};
 
 type Check<T = ()> = Result<T, String>;
@@ -53,8 +56,10 @@ struct Handle {
 
 pub struct Harness {
     dir: tempfile::TempDir,
+    /// Where the cache is by now, in `dir`: each crash leaves it for another place.
+    home: usize,
     origins: Vec<Origin>,
-    refresh: Option<Duration>,
+    settings: Settings,
     mounted: Option<Mounted>,
     handles: Vec<Handle>,
     held: Vec<Held>,
@@ -64,12 +69,18 @@ pub struct Harness {
     told: HashSet<Ino>,
     /// Every file and link that was ever seen: its inode is for good.
     numbers: HashMap<(String, Object), Ino>,
-    /// Which bytes were read of an object: they are in the cache.
+    /// Every directory that was ever seen: its inode is for good, whatever it holds.
+    dirs: HashMap<String, Ino>,
+    /// Which bytes were read of an object: they are in the cache, unless it is too small.
     cached: HashMap<Object, HashSet<u64>>,
+    /// Small objects that were evicted, but may be read from memory until the mount ends.
+    fleeting: HashSet<Object>,
     /// What the bytes of an object whose version proves nothing may be, once some were read.
     learnt: HashMap<Object, Vec<Bytes>>,
     /// When a read of an object last timed out, which those that follow are told at once.
     timed_out: HashMap<Object, Instant>,
+    /// Objects of which the source said something wrong, which may still be on its way.
+    lied: HashSet<Object>,
     /// Whether all was refreshed, with every source up, since anything changed.
     clean: bool,
     /// Whether there was a remount since all was last refreshed.
@@ -83,27 +94,34 @@ impl Harness {
             .layers
             .iter()
             .enumerate()
-            .map(|(index, (graft, coarse))| Origin::new(index, graft, *coarse))
+            .map(|(index, plan)| Origin::new(index, plan))
             .collect();
         for (layer, path, size) in &shape.files {
             let at = layer % origins.len();
             origins[at].put(path, *size, false);
         }
-        let refresh = shape.eager.then_some(Duration::ZERO);
-        let mounted = Some(Mounted::new(dir.path(), &origins, refresh));
+        let settings = Settings {
+            refresh: shape.eager.then_some(Duration::ZERO),
+            quota: shape.quota,
+        };
+        let mounted = Some(Mounted::new(&dir.path().join("0"), &origins, settings));
         Harness {
             dir,
+            home: 0,
             origins,
-            refresh,
+            settings,
             mounted,
             handles: Vec::new(),
             held: Vec::new(),
             lookups: HashMap::new(),
             told: HashSet::new(),
             numbers: HashMap::new(),
+            dirs: HashMap::new(),
             cached: HashMap::new(),
+            fleeting: HashSet::new(),
             learnt: HashMap::new(),
             timed_out: HashMap::new(),
+            lied: HashSet::new(),
             clean: true,
             remounted: false,
         }
@@ -114,6 +132,11 @@ impl Harness {
     }
 
     pub async fn step(&mut self, step: &Step) -> Check {
+        self.act(step).await?;
+        self.fetched_once(false)
+    }
+
+    async fn act(&mut self, step: &Step) -> Check {
         match step {
             Step::Put {
                 layer,
@@ -168,7 +191,9 @@ impl Harness {
             Step::SlowList { path, taken, layer } => {
                 self.slow_list(path, *taken, *layer).await?;
             }
-            Step::Open { path } => self.open(path).await?,
+            Step::Open { path } => {
+                self.open(path).await?;
+            }
             Step::OpenKnown { file } => {
                 if let Some(path) = self.nth_shown(*file) {
                     self.open(&path).await?;
@@ -193,6 +218,25 @@ impl Harness {
                     self.read_while_overwritten(&handle, *after).await?;
                 }
             }
+            Step::Crowd { reads, meanwhile } => self.crowd(reads, meanwhile).await?,
+            Step::ReadLied { handle, at, lie } => {
+                if let Some(handle) = pick(&self.handles, *handle).cloned() {
+                    self.read_lied(&handle, *at, *lie).await?;
+                }
+            }
+            Step::Rename { layer, file, path } => {
+                let origin = self.origin(*layer);
+                if let Some((from, token)) = origin.nth_file(*file)
+                    && !from.starts_with(path.as_str())
+                {
+                    let bytes = origin.bytes[&token].clone();
+                    origin.remove(&from);
+                    origin.put_bytes(path, bytes, false);
+                    self.clean = false;
+                }
+            }
+            Step::Evict { target } => self.evict(u64::from(*target)).await?,
+            Step::Crash { flushed, reading } => self.crash(*flushed, *reading).await?,
             Step::Close { handle } => {
                 if !self.handles.is_empty() {
                     let at = handle % self.handles.len();
@@ -216,49 +260,6 @@ impl Harness {
         Ok(())
     }
 
-    /// Whatever happened before: with all sources up and refreshed, the volume is what they hold,
-    /// byte for byte; and after a remount it still is, with all of them down and none asked.
-    pub async fn finish(&mut self) -> Check {
-        for layer in 0..self.origins.len() {
-            self.origins[layer].set_down(None);
-        }
-        self.refresh_all().await?;
-        self.check_all().await?;
-        if self.timed_out.values().any(|at| at.elapsed() < REPEATED) {
-            tokio::time::sleep(REPEATED).await;
-        }
-        self.read_all().await?;
-        for handle in std::mem::take(&mut self.handles) {
-            self.vfs().release(handle.number);
-        }
-        for ino in self.lookups.keys().copied().collect::<Vec<_>>() {
-            self.forget(ino)?;
-        }
-        let in_use = self.vfs().in_use();
-        ensure!(
-            in_use == (0, 0),
-            "{in_use:?} inodes and handles are left over"
-        );
-
-        self.remount(false).await;
-        for layer in 0..self.origins.len() {
-            self.origins[layer].set_down(Some(ErrorKind::Unreachable));
-        }
-        let before: u64 = self.origins.iter().map(Origin::requests).sum();
-        self.check_all().await?;
-        self.read_all().await?;
-        let after: u64 = self.origins.iter().map(Origin::requests).sum();
-        if self.refresh.is_none() {
-            ensure!(
-                before == after,
-                "{} requests after a remount",
-                after - before
-            );
-        }
-        self.mounted.take().unwrap().close().await;
-        Ok(())
-    }
-
     fn origin(&mut self, layer: usize) -> &mut Origin {
         let at = layer % self.origins.len();
         &mut self.origins[at]
@@ -273,28 +274,6 @@ impl Harness {
         let len = origin.bytes[token].len();
         origin.put(path, len, token.starts_with('w'));
         self.clean = false;
-    }
-
-    async fn remount(&mut self, beside: bool) {
-        let old = self.mounted.take().unwrap();
-        if beside {
-            // As when a second process mounts the volume before the first one ends.
-            old.flush().await;
-            self.mounted = Some(Mounted::new(self.dir.path(), &self.origins, self.refresh));
-            old.close().await;
-        } else {
-            old.close().await;
-            self.mounted = Some(Mounted::new(self.dir.path(), &self.origins, self.refresh));
-        }
-        self.remounted = true;
-        self.handles.clear();
-        self.held.clear();
-        self.lookups.clear();
-        self.told.clear();
-        for origin in &mut self.origins {
-            origin.recorder.forget_gone();
-            origin.shaken = None;
-        }
     }
 
     async fn refresh_all(&mut self) -> Check {
@@ -316,96 +295,6 @@ impl Harness {
         Ok(())
     }
 
-    fn heard(&self) -> Vec<Heard> {
-        self.origins.iter().map(|o| o.recorder.heard()).collect()
-    }
-
-    /// What was heard, once it counts: directories of an earlier mount are asked for behind the
-    /// readers' backs.
-    async fn settled(&self) -> Vec<Heard> {
-        if self.refresh.is_some() && self.remounted {
-            tokio::time::sleep(Duration::from_millis(3)).await;
-        }
-        self.heard()
-    }
-
-    fn truth(&self) -> Vec<Heard> {
-        self.origins.iter().map(Origin::truth).collect()
-    }
-
-    /// What the model says, by what was heard before and after an operation. Where a source is
-    /// down, it may have forgotten that a directory is not there, which never lasts.
-    fn expect<T: PartialEq>(
-        &self,
-        before: &[Heard],
-        mut ask: impl FnMut(&Oracle<'_>) -> T,
-    ) -> Vec<T> {
-        let grafts: Vec<String> = self.origins.iter().map(|o| o.graft.clone()).collect();
-        let sure = vec![false; grafts.len()];
-        let doubt: Vec<bool> = self.origins.iter().map(Origin::may_fail).collect();
-        let after = self.heard();
-        let mut all = Vec::new();
-        if self.clean {
-            let heard = self.truth();
-            all.push(ask(&Oracle {
-                grafts: &grafts,
-                heard: &heard,
-                doubt_gone: &sure,
-            }));
-            return all;
-        }
-        // A source that is asked behind the readers' backs is heard before what it said counts, and
-        // where it said it of a directory that was known; so each layer is as before, as after, or
-        // as before where that was known at all.
-        let choices: Vec<Vec<Heard>> = before
-            .iter()
-            .zip(&after)
-            .map(|(before, after)| {
-                if before == after {
-                    return vec![after.clone()];
-                }
-                let mut both = after.clone();
-                both.extend(before.clone());
-                vec![before.clone(), after.clone(), both]
-            })
-            .collect();
-        let many: usize = choices.iter().map(Vec::len).product();
-        for choice in 0..many {
-            let mut rest = choice;
-            let heard: Vec<Heard> = choices
-                .iter()
-                .map(|of_layer| {
-                    let at = rest % of_layer.len();
-                    rest /= of_layer.len();
-                    of_layer[at].clone()
-                })
-                .collect();
-            for doubt_gone in [&sure, &doubt] {
-                let (grafts, heard) = (&grafts, &heard);
-                let oracle = Oracle {
-                    grafts,
-                    heard,
-                    doubt_gone,
-                };
-                let answer = ask(&oracle);
-                if !all.contains(&answer) {
-                    all.push(answer);
-                }
-            }
-        }
-        all
-    }
-
-    /// Whether `error` is of a kind that a source has been failing with.
-    fn excused(&self, error: &Error) -> bool {
-        let Error::Source(error) = error else {
-            return false;
-        };
-        self.origins
-            .iter()
-            .any(|origin| origin.may_fail() && origin.fails_with(error.kind()))
-    }
-
     fn forget(&mut self, ino: Ino) -> Check {
         let count = self.lookups.remove(&ino).unwrap_or(0);
         self.vfs().forget(ino, count);
@@ -419,23 +308,6 @@ impl Harness {
         Ok(())
     }
 
-    /// All directories that the model knows of now.
-    fn known_dirs(&self) -> Vec<String> {
-        let heard = if self.clean {
-            self.truth()
-        } else {
-            self.heard()
-        };
-        let grafts: Vec<String> = self.origins.iter().map(|o| o.graft.clone()).collect();
-        let doubt_gone = vec![false; grafts.len()];
-        let oracle = Oracle {
-            grafts: &grafts,
-            heard: &heard,
-            doubt_gone: &doubt_gone,
-        };
-        oracle.dirs()
-    }
-
     /// All files, by their layers' truth; shown or not.
     fn nth_shown(&self, n: usize) -> Option<String> {
         let paths: Vec<String> = self
@@ -446,7 +318,7 @@ impl Harness {
                     .tree
                     .iter()
                     .filter(|(_, i)| matches!(i, Item::File(_)));
-                files.map(|(path, _)| match origin.graft.as_str() {
+                files.map(|(path, _)| match origin.rule.graft.as_str() {
                     "" => path.clone(),
                     graft => join(graft, path),
                 })
@@ -462,45 +334,9 @@ impl Harness {
             let Some(ino) = self.dir_ino(&dir).await? else {
                 continue;
             };
-            for name in ["a", "b", "c", "g", "h", "0", "absent"] {
+            for name in names::NAMES {
                 self.lookup(ino, &dir, name).await?;
             }
-        }
-        Ok(())
-    }
-
-    /// Opens and reads every file that the volume shows.
-    async fn read_all(&mut self) -> Check {
-        let mut files = Vec::new();
-        let truth = self.truth();
-        let grafts: Vec<String> = self.origins.iter().map(|o| o.graft.clone()).collect();
-        let doubt_gone = vec![false; grafts.len()];
-        let oracle = Oracle {
-            grafts: &grafts,
-            heard: &truth,
-            doubt_gone: &doubt_gone,
-        };
-        for dir in oracle.dirs() {
-            if let ExpectList::Names(names) = oracle.list(&dir) {
-                let shown = names.iter().filter(|(_, (what, _))| *what == What::File);
-                files.extend(shown.map(|(name, _)| join(&dir, name)));
-            }
-        }
-        for path in files {
-            let open = self.handles.len();
-            self.open(&path).await?;
-            ensure!(self.handles.len() == open + 1, "{path} does not open");
-            let Some(handle) = self.handles.pop() else {
-                continue;
-            };
-            let size = self.size_of(&handle.held.object);
-            let mut at = 0;
-            while at < size {
-                let came = self.read(&handle, at, 1 << 20).await?;
-                ensure!(came, "{path} cannot be read");
-                at += 1 << 20;
-            }
-            self.vfs().release(handle.number);
         }
         Ok(())
     }

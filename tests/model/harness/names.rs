@@ -1,11 +1,14 @@
 //! Names: lookups and listings.
 
 use svol::entry::Kind;
-use svol::vfs::{Attr, Error, Ino, ROOT};
+use svol::vfs::{Attr, Error, Ino, Looked, ROOT};
 
-use super::super::oracle::{Expect, ExpectList, What, join};
+use super::super::oracle::{Expect, ExpectList, Heard, Rows, What, join};
 use super::super::world::Origin;
-use super::{Check, Harness, Held, waits};
+use super::{Check, Harness, Held, Object, waits};
+
+/// What is looked for: all names that there may be, and one that is never there.
+pub(super) const NAMES: [&str; 7] = ["a", "b", "c", "g", "h", "0", "absent"];
 
 impl Harness {
     /// Looks a name up, and compares.
@@ -21,12 +24,23 @@ impl Harness {
             Some(answer) => answer,
             None => waits(vfs.lookup(parent, name.as_bytes())).await?,
         };
+        self.judge_lookup(&before, dir, name, answer)
+    }
+
+    /// Compares the answer to a lookup with the model; `before` is what was heard before it.
+    pub(super) fn judge_lookup(
+        &mut self,
+        before: &[Heard],
+        dir: &str,
+        name: &str,
+        answer: Result<Looked, Error>,
+    ) -> Check<Option<Attr>> {
         if let Ok(looked) = &answer {
             *self.lookups.entry(looked.attr.ino).or_default() += 1;
             self.told.remove(&looked.attr.ino);
         }
         let path = join(dir, name);
-        let expected = self.expect(&before, |oracle| oracle.lookup(dir, name));
+        let expected = self.expect(before, |oracle| oracle.lookup(dir, name));
         let attr = match &answer {
             Err(Error::Absent) => {
                 ensure!(
@@ -77,7 +91,7 @@ impl Harness {
         let (layer, inside, row) = match expect {
             Expect::Lead => {
                 ensure!(attr.kind == Kind::Dir, "a graft is no directory");
-                return Ok(None);
+                return self.same_dir(path, attr.ino).map(|()| None);
             }
             Expect::Found { layer, path, row } => (*layer, path, row),
             Expect::Absent | Expect::Failed => return Err("it should not be there".into()),
@@ -90,8 +104,10 @@ impl Harness {
         ensure!(attr.kind == kind, "a {:?}", attr.kind);
         let Some(token) = row.token.clone().filter(|_| row.what != What::Dir) else {
             ensure!(row.what == What::Dir, "of unknown size, but found");
-            return Ok(None);
+            return self.same_dir(path, attr.ino).map(|()| None);
         };
+        let now = self.vfs().attr(attr.ino);
+        ensure!(now.as_ref().ok() == Some(attr), "then it is {now:?}");
         let said = self.vfs().xattr(attr.ino, "user.svol.version");
         ensure!(
             said.as_ref().ok() == Some(&token),
@@ -128,6 +144,13 @@ impl Harness {
             path: path.to_owned(),
             object,
         }))
+    }
+
+    /// Whether a directory has the number that it always had.
+    fn same_dir(&mut self, path: &str, ino: Ino) -> Check {
+        let number = *self.dirs.entry(path.to_owned()).or_insert(ino);
+        ensure!(number == ino, "{path} is inode {ino} and was {number}");
+        Ok(())
     }
 
     /// Looks up a path component by component; returns what is there.
@@ -263,6 +286,34 @@ impl Harness {
             "{path:?} lists {:?}, not {expected:?}",
             names.iter().map(|n| &n.0).collect::<Vec<_>>()
         );
+        // A file of unknown size has a number only once it is looked up.
+        let coarse = self.origins.iter().any(Origin::is_coarse);
+        if let ([ExpectList::Names(rows)], false) = (&expected[..], coarse) {
+            self.same_numbers(path, &names, rows)?;
+        }
+        Ok(())
+    }
+
+    /// Whether names are listed with the inode numbers that looking them up gives.
+    fn same_numbers(&mut self, dir: &str, names: &[(String, Attr)], rows: &Rows) -> Check {
+        for (name, attr) in names {
+            let path = join(dir, name);
+            match rows.get(name) {
+                Some((What::Dir, _)) => self.same_dir(&path, attr.ino)?,
+                Some((_, Some((layer, token)))) => {
+                    let mut known = self.numbers.iter();
+                    let known = known.find(|((at, object), _)| {
+                        *at == path && object.0 == *layer && object.2 == *token
+                    });
+                    ensure!(
+                        known.is_none_or(|(_, ino)| *ino == attr.ino),
+                        "{path} is listed as inode {}, and is {known:?}",
+                        attr.ino
+                    );
+                }
+                _ => {}
+            }
+        }
         Ok(())
     }
 
