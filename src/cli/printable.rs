@@ -46,7 +46,7 @@ mod tests {
         assert_eq!(printable("a é \"b\""), "a é \"b\"");
         assert_eq!(printable("\x1b[31m\n\u{9b}"), "\\u{1b}[31m\\n\\u{9b}");
         let mut out = Lines(Vec::new());
-        write!(out, "a\x07\n{}\tc\n", "b").unwrap();
+        out.write_all(b"a\x07\nb\tc\n").unwrap();
         assert_eq!(out.0, b"a\\u{7}\nb\\tc\n");
     }
 }

@@ -78,15 +78,15 @@ impl ErrorKind {
 #[derive(Clone)]
 pub struct Error(Arc<Inner>);
 
-/// How much of a message is kept, in bytes: a server's words are in it, and it is logged, shown and
+/// How much of a message is kept, in characters: a server's words are in it, and it is logged, shown and
 /// cloned.
 const MESSAGE: usize = 1024;
 
 /// Returns the message as one line of bounded length, without anything that a terminal obeys.
 fn tidied(message: String) -> String {
-    let message = match message.len() > MESSAGE {
-        true => format!("{}…", &message[..message.floor_char_boundary(MESSAGE)]),
-        false => message,
+    let message = match message.char_indices().nth(MESSAGE) {
+        Some((end, _)) => format!("{}…", &message[..end]),
+        None => message,
     };
     match message.contains(char::is_control) {
         true => message

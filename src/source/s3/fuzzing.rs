@@ -40,7 +40,7 @@ pub fn s3_error(data: &[u8]) {
             let error = reply::error(&asked, status, &HeaderMap::new(), &page);
             // Of what a server says only so much goes into a log.
             let said = error.to_string();
-            assert!(said.len() < 8192, "a message of {} bytes", said.len());
+            assert!(said.len() < 16384, "a message of {} bytes", said.len());
             assert!(!said.contains(char::is_control), "{said:?}");
         }
     }
