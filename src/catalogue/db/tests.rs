@@ -239,11 +239,11 @@ async fn a_row_that_was_changed_is_not_believed() {
             removed: Vec::new(),
         })
         .await;
-        assert!(db.load(source, &path).is_some());
+        assert!(db.load(source, &path, &Room::default()).is_some());
         let other = Connection::open(home.path().join(FILE)).unwrap();
         other.execute_batch("PRAGMA foreign_keys = OFF").unwrap();
         other.execute_batch(sql).unwrap();
-        assert!(db.load(source, &path).is_none(), "{sql}");
+        assert!(db.load(source, &path, &Room::default()).is_none(), "{sql}");
         assert!(!db.is_persistent(), "{sql}");
         drop((db, other));
         let db = Db::open(home.path()).unwrap();
