@@ -13,6 +13,9 @@ use svol::source::{Body, ErrorKind, Listing, Result, Source};
 
 use super::oracle::{Answer, Heard, Row, What, below, split};
 
+/// Ranges, in the order in which they were asked for, by path and version.
+type Given = HashMap<(String, String), Vec<Range<u64>>>;
+
 /// A source that remembers what it said.
 pub struct Recorder {
     inner: Arc<MemorySource>,
@@ -20,7 +23,7 @@ pub struct Recorder {
     /// What it is to say wrongly next.
     lies: Mutex<Vec<Lie>>,
     /// What it handed out, by object.
-    given: Mutex<HashMap<(String, String), Vec<Range<u64>>>>,
+    given: Mutex<Given>,
 }
 
 /// How a reply to a read is wrong.
