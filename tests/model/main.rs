@@ -46,6 +46,8 @@ pub(crate) struct Shape {
     eager: bool,
     /// The cache's bound in bytes, where it is too small for what is read.
     quota: Option<u64>,
+    /// A layer whose source is away from the beginning, so that nothing is known of it.
+    down: Option<(usize, ErrorKind)>,
     /// Files that are there at first: layer, path, size.
     files: Vec<(usize, String, usize)>,
 }
@@ -223,29 +225,34 @@ fn plan() -> impl Strategy<Value = Plan> {
         )
 }
 
+fn outage() -> impl Strategy<Value = ErrorKind> {
+    prop::sample::select(vec![
+        ErrorKind::Unreachable,
+        ErrorKind::Timeout,
+        ErrorKind::Server,
+        ErrorKind::Denied,
+    ])
+}
+
 fn shape() -> impl Strategy<Value = Shape> {
     let quota = prop_oneof![4 => Just(None), 1 => (100_000..4_000_000_u64).prop_map(Some)];
     let files = prop::collection::vec((0..3_usize, path(), size()), 0..8);
     let layers = prop::collection::vec(plan(), 1..=3);
-    (layers, prop::bool::weighted(0.25), quota, files).prop_map(|(layers, eager, quota, files)| {
-        Shape {
+    let down = prop::option::weighted(0.4, (0..3_usize, outage()));
+    (layers, prop::bool::weighted(0.25), quota, down, files).prop_map(
+        |(layers, eager, quota, down, files)| Shape {
             layers,
             eager,
             quota,
+            down,
             files,
-        }
-    })
+        },
+    )
 }
 
 fn step() -> impl Strategy<Value = Step> {
     let layer = || 0..3_usize;
     let pick = || 0..64_usize;
-    let kind = prop::sample::select(vec![
-        ErrorKind::Unreachable,
-        ErrorKind::Timeout,
-        ErrorKind::Server,
-        ErrorKind::Denied,
-    ]);
     let lie = prop::sample::select(vec![
         Lie::Short,
         Lie::Long,
@@ -298,7 +305,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => pick().prop_map(|handle| Step::Close { handle }),
         2 => pick().prop_map(|inode| Step::Forget { inode }),
         2 => any::<bool>().prop_map(|beside| Step::Remount { beside }),
-        2 => (layer(), kind).prop_map(|(layer, kind)| Step::Down { layer, kind }),
+        2 => (layer(), outage()).prop_map(|(layer, kind)| Step::Down { layer, kind }),
         3 => layer().prop_map(|layer| Step::Up { layer }),
         2 => Just(Step::Walk),
     ]

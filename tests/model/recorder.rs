@@ -13,6 +13,9 @@ use svol::source::{Body, ErrorKind, Listing, Result, Source};
 
 use super::oracle::{Answer, Heard, Row, What, below, split};
 
+/// Ranges, in the order in which they were asked for, by path and version.
+type Given = HashMap<(String, String), Vec<Range<u64>>>;
+
 /// A source that remembers what it said.
 pub struct Recorder {
     inner: Arc<MemorySource>,
@@ -20,7 +23,7 @@ pub struct Recorder {
     /// What it is to say wrongly next.
     lies: Mutex<Vec<Lie>>,
     /// What it handed out, by object.
-    given: Mutex<HashMap<(String, String), Vec<Range<u64>>>>,
+    given: Mutex<Given>,
 }
 
 /// How a reply to a read is wrong.
@@ -172,6 +175,10 @@ impl Source for Recorder {
                 let size = entry.size.unwrap_or(range.end);
                 self.inner.read(path, entry, 0..size).await?
             }
+            Some(Lie::Shifted) if range.start > 0 => {
+                let other = range.start - 1..range.end - 1;
+                self.inner.read(path, entry, other).await?
+            }
             _ => self.inner.read(path, entry, range.clone()).await?,
         };
         match lie {
@@ -217,7 +224,8 @@ impl Lie {
         });
         Body {
             range: match self {
-                Lie::Shifted => body.range.start + 1..body.range.end + 1,
+                // Of an object asked for from its beginning, only said to be another.
+                Lie::Shifted if body.range.start == 0 => 1..body.range.end + 1,
                 _ => body.range,
             },
             size: body.size + u64::from(self == Lie::Resized),

@@ -14,6 +14,7 @@ fn a_directory_that_was_a_file_and_whose_source_is_away() {
         }],
         eager: false,
         quota: None,
+        down: None,
         files: vec![(0, "h".into(), 0), (0, "c".into(), 0)],
     };
     let steps = vec![
@@ -60,6 +61,7 @@ fn a_put_into_a_directory_that_was_refreshed() {
         ],
         eager: false,
         quota: None,
+        down: None,
         files: vec![
             (2, "g".into(), 0),
             (1, "a".into(), 0),
@@ -105,6 +107,7 @@ fn a_slow_list_after_a_remount() {
         ],
         eager: true,
         quota: None,
+        down: None,
         files: vec![],
     };
     let steps = vec![
@@ -195,6 +198,7 @@ fn one_outage_after_the_other() {
         }],
         eager: false,
         quota: None,
+        down: None,
         files: vec![],
     };
     let steps = vec![
@@ -225,6 +229,7 @@ fn a_coarse_list_of_a_directory_that_was_a_file() {
         }],
         eager: false,
         quota: None,
+        down: None,
         files: vec![],
     };
     let steps = vec![
@@ -284,6 +289,7 @@ fn a_weak_file_replaced_by_a_shorter_one() {
         ],
         eager: false,
         quota: None,
+        down: None,
         files: vec![
             (0, "a".into(), 0),
             (0, "b".into(), 0),
@@ -320,6 +326,7 @@ fn a_time_out_is_repeated_for_a_second() {
         }],
         eager: false,
         quota: None,
+        down: None,
         files: vec![
             (0, "a/a".into(), 0),
             (0, "b/a".into(), 0),

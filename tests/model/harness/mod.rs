@@ -100,6 +100,10 @@ impl Harness {
             let at = layer % origins.len();
             origins[at].put(path, *size, false);
         }
+        if let Some((layer, kind)) = shape.down {
+            let at = layer % origins.len();
+            origins[at].set_down(Some(kind));
+        }
         let settings = Settings {
             refresh: shape.eager.then_some(Duration::ZERO),
             quota: shape.quota,
@@ -122,7 +126,7 @@ impl Harness {
             learnt: HashMap::new(),
             timed_out: HashMap::new(),
             lied: HashSet::new(),
-            clean: true,
+            clean: shape.down.is_none(),
             remounted: false,
         }
     }
