@@ -153,8 +153,8 @@ fn round(place: &Place, world: &World, report: &Report, seed: u64, lasts: Durati
             let mut dice = Dice::new(seed, &[2]);
             let changing: Vec<&world::File> = world.files.iter().filter(|f| f.changes).collect();
             while !stopped.load(Ordering::SeqCst) {
-                let file: &world::File = dice.pick(&changing);
-                world.overwrite(file);
+                let at = dice.below(changing.len() as u64) as usize;
+                world.overwrite(changing[at]);
                 bump(&report.overwrites, 1);
                 std::thread::sleep(Duration::from_millis(50 + dice.below(300)));
             }
