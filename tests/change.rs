@@ -557,3 +557,80 @@ fn a_weak_version_is_asked_again_at_open_once_in_a_while() {
     assert!(mount.read("f") == new);
     assert!(mount.read("f") == new);
 }
+
+/// Processes that are ended when dropped.
+struct Waiting(Vec<std::process::Child>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+#[test]
+fn telling_the_kernel_of_files_that_are_being_read_blocks_nobody() {
+    const FILES: usize = 8;
+    const PROMPT: Duration = Duration::from_secs(20);
+    const MAPS: &str = "import mmap, sys
+f = open(sys.argv[1], 'rb')
+print(mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ)[9])";
+    let place = Place::new();
+    let store = Store::start();
+    for i in 0..FILES {
+        store.put(&format!("d/f{i}"), noise(i as u64, BIG));
+    }
+    store.put("d/other", b"old".to_vec());
+    // A bucket, whose listing goes on while its objects hang.
+    let args = store.s3_args();
+    let mut args: Vec<&str> = args.iter().map(String::as_str).collect();
+    args.splice(0..0, ["--timeout", "120s"]);
+    let mut mount = place.mount(&args);
+    assert_eq!(mount.read("d/other"), b"old");
+    store.mood("d/f", common::store::Mood::Silent);
+    let mut waiting = Waiting(Vec::new());
+    for i in 0..FILES {
+        let path = mount.path(&format!("d/f{i}"));
+        let mut command = match i % 2 {
+            0 => Command::new("cat"),
+            _ => Command::new("python3"),
+        };
+        if i % 2 == 1 {
+            command.args(["-c", MAPS]);
+        }
+        let null = std::process::Stdio::null;
+        command.arg(path).stdout(null()).stderr(null());
+        waiting.0.push(command.spawn().unwrap());
+    }
+    let asked = |i: usize| {
+        store
+            .seen()
+            .iter()
+            .any(|s| s.target.ends_with(&format!("/f{i}")))
+    };
+    wait_until("waiting readers", || (0..FILES).all(asked));
+    for round in 0..5 {
+        let started = Instant::now();
+        for i in 0..FILES {
+            store.put(&format!("d/f{i}"), noise(100 + i as u64, 1000 + round));
+        }
+        store.put("d/other", format!("new {round}"));
+        refresh(&place, mount.path("d"));
+        assert_eq!(mount.read("d/other"), format!("new {round}").into_bytes());
+        for i in 0..FILES {
+            let len = mount.path(&format!("d/f{i}")).metadata().unwrap().len();
+            assert_eq!(len, 1000 + round as u64);
+        }
+        assert!(started.elapsed() < PROMPT, "{:?}", started.elapsed());
+    }
+    // They were disturbed by nothing, and hold nothing up.
+    let waits = |child: &mut std::process::Child| child.try_wait().unwrap().is_none();
+    assert!(waiting.0.iter_mut().all(waits), "{}", mount.log());
+    let started = Instant::now();
+    drop(waiting);
+    assert!(started.elapsed() < PROMPT, "{:?}", started.elapsed());
+    let (status, took) = mount.signal(rustix::process::Signal::TERM);
+    assert!(status.success() && took < PROMPT, "{status} {took:?}");
+}

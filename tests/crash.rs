@@ -9,12 +9,11 @@ mod common;
 
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
-use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use common::chaos::{CacheCommand, Compared, Dice, File, disk_usage, files, number};
 use common::mount::{Mount, Place};
-use common::noise;
 use common::s3::{ACCESS, SECRET, TestS3};
 use common::web::TestNginx;
 
@@ -58,76 +57,36 @@ const STEPS: &[&str] = &[
     "seal.placed",
     "seal.recorded",
     "pack.row",
+    "pack.made",
     "pack.appended",
+    "evict.sidecar",
+    "evict.unlinked",
     "index.uncommitted",
     "index.committed",
 ];
 
-/// A file of the volume.
-struct File {
-    path: String,
-    bytes: Vec<u8>,
-}
-
-/// Numbers that are the same for the same seed.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, limit: u64) -> u64 {
-        // Splitmix64: no need for better here.
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut x = self.0;
-        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (x ^ (x >> 31)) % limit
-    }
-}
-
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
-}
-
-/// The files of one source: the sizes at which something changes, and some in between.
-fn files(source: &str, dice: &mut Dice) -> Vec<(String, Vec<u8>)> {
-    let (kib, mib) = (1 << 10, 1 << 20);
-    let mut sizes = vec![0, 1, 20 * mib];
-    for edge in [16 * kib, 64 * kib, mib] {
-        sizes.extend([edge - 1, edge, edge + 1]);
-    }
-    sizes.extend((0..40).map(|_| dice.below(200_000) as usize));
-    sizes.extend((0..4).map(|_| dice.below(5 << 20) as usize));
-    let name = |(n, size): (usize, usize)| {
-        let bytes = noise(dice.0 ^ n as u64, size);
-        (format!("{source}/dir{}/{n}-{size}", n % 5), bytes)
-    };
-    sizes.into_iter().enumerate().map(name).collect()
-}
-
 #[test]
 fn no_byte_is_wrong_after_a_crash() {
-    let clock = std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
-    let seed = number("SVOL_CRASH_SEED").unwrap_or(clock % 1_000_000_007);
     let rounds = number("SVOL_CRASH_ROUNDS").unwrap_or(ROUNDS);
-    println!("SVOL_CRASH_SEED={seed} SVOL_CRASH_ROUNDS={rounds}");
-    let mut dice = Dice(seed);
+    let mut dice = Dice::seeded("crash");
 
     let place = Place::new();
     let s3 = TestS3::start();
     let nginx = TestNginx::start();
-    let (in_bucket, on_web) = (files("s3", &mut dice), files("web", &mut dice));
+    let (in_bucket, on_web) = (files("s3", 20, &mut dice), files("web", 20, &mut dice));
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let bucket = runtime.block_on(async {
         let bucket = s3.bucket("crash").await;
-        s3.put_all(&bucket, in_bucket.clone()).await;
+        let objects = in_bucket.iter().map(|f| (f.path.clone(), f.bytes.clone()));
+        s3.put_all(&bucket, objects.collect::<Vec<_>>()).await;
         bucket
     });
-    for (path, bytes) in &on_web {
+    for File { path, bytes } in &on_web {
         let to = nginx.root.join(path);
         std::fs::create_dir_all(to.parent().unwrap()).unwrap();
         std::fs::write(to, bytes).unwrap();
     }
-    let all = in_bucket.into_iter().chain(on_web);
-    let files: Vec<File> = all.map(|(path, bytes)| File { path, bytes }).collect();
+    let files: Vec<File> = in_bucket.into_iter().chain(on_web).collect();
     let volume = place.path("volume.yaml");
     let text = format!(
         "apiVersion: sharedvolume.io/v1
@@ -142,6 +101,7 @@ spec:
     );
     std::fs::write(&volume, text).unwrap();
 
+    let account = Account::default();
     for round in 0..rounds {
         let cache = place.path(&format!("cache-{round}"));
         let world = World {
@@ -149,11 +109,30 @@ spec:
             volume: &volume,
             cache: &cache,
             files: &files,
+            account: &account,
             limit: if dice.below(3) == 0 { TIGHT } else { "1GiB" },
         };
         world.round(round, &mut dice);
         std::fs::remove_dir_all(&cache).unwrap();
     }
+    let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+    println!(
+        "crash: {rounds} rounds, {} daemons killed, {} ended at a named step; {} MiB compared, 0 wrong; slowest mount after a crash {} ms",
+        of(&account.killed),
+        of(&account.at_step),
+        of(&account.compared.bytes) >> 20,
+        of(&account.slowest),
+    );
+}
+
+/// What was done in all rounds.
+#[derive(Default)]
+struct Account {
+    killed: AtomicU64,
+    at_step: AtomicU64,
+    compared: Compared,
+    /// In milliseconds.
+    slowest: AtomicU64,
 }
 
 struct World<'a> {
@@ -161,6 +140,7 @@ struct World<'a> {
     volume: &'a Path,
     cache: &'a Path,
     files: &'a [File],
+    account: &'a Account,
     limit: &'static str,
 }
 
@@ -176,18 +156,26 @@ impl World<'_> {
             lives.push(self.live_and_die(survivor.as_ref(), dice));
         }
         let again = self.mount("a", None);
-        self.read_all(&again);
+        self.account.compared.all(&again, self.files);
         if let Some(survivor) = &survivor {
-            self.read_all(survivor);
+            self.account.compared.all(survivor, self.files);
         }
         let beside = survivor.is_some();
         drop((again, survivor));
-        let (used, on_disk) = (self.used(), disk_usage(&self.cache.join("v1")));
+        let cached = CacheCommand {
+            place: self.place,
+            dir: self.cache,
+            limit: self.limit,
+        };
+        let (used, on_disk) = (cached.used(), disk_usage(self.cache));
         assert!(
             used.abs_diff(on_disk) <= SLACK + on_disk / 10,
             "the cache says {used}, the disk {on_disk}"
         );
-        self.ok("verify");
+        let (clean, said) = cached.verify();
+        assert!(clean, "{said}");
+        cached.gc();
+        assert_eq!(cached.used(), disk_usage(self.cache), "after gc");
         println!(
             "round {round}: lived {}{}; cache {} of {}, on disk {} KiB; {:.1} s",
             lives.join(", "),
@@ -222,6 +210,12 @@ impl World<'_> {
             let patience = if step.is_some() { life * 3 } else { life };
             let by_itself = dying.ends_within(patience);
             dying.kill();
+            let how = if by_itself {
+                &self.account.at_step
+            } else {
+                &self.account.killed
+            };
+            how.fetch_add(1, Ordering::Relaxed);
             // The other one reads on for a while: what the dead one had claimed is free again.
             if survivor.is_some() {
                 std::thread::sleep(Duration::from_millis(200));
@@ -251,6 +245,7 @@ impl World<'_> {
 
     fn mount(&self, name: &str, step: Option<&str>) -> Mount {
         let args = ["-c", self.volume.to_str().unwrap()];
+        let begun = Instant::now();
         let mount = self.place.mount_with(name, &args, |command| {
             command
                 .env("SVOL_CACHE_DIR", self.cache)
@@ -278,6 +273,8 @@ impl World<'_> {
             );
             std::thread::sleep(Duration::from_millis(5));
         }
+        let took = begun.elapsed().as_millis() as u64;
+        self.account.slowest.fetch_max(took, Ordering::Relaxed);
         mount
     }
 
@@ -312,6 +309,8 @@ impl World<'_> {
                         );
                         offset += n as u64;
                         read += n as u64;
+                        let compared = &self.account.compared.bytes;
+                        compared.fetch_add(n as u64, Ordering::Relaxed);
                     }
                     Err(error) if spared => panic!("{} at {offset}: {error}", file.path),
                     Err(_) => return read,
@@ -322,61 +321,4 @@ impl World<'_> {
         }
         read
     }
-
-    /// Reads every file and compares it.
-    fn read_all(&self, mount: &Mount) {
-        let next = AtomicUsize::new(0);
-        std::thread::scope(|scope| {
-            for _ in 0..READERS {
-                scope.spawn(|| {
-                    while let Some(file) = self.files.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        let bytes = mount.read(&file.path);
-                        assert!(bytes == file.bytes, "{} is wrong after a crash", file.path);
-                    }
-                });
-            }
-        });
-    }
-
-    fn cache_command(&self, what: &[&str]) -> Command {
-        let mut command = self.place.command(["cache"]);
-        command.args(what).env("SVOL_CACHE_DIR", self.cache);
-        command.env("SVOL_CACHE_SIZE", self.limit);
-        command
-    }
-
-    fn ok(&self, what: &str) {
-        let output = self.cache_command(&[what]).output().unwrap();
-        assert!(
-            output.status.success(),
-            "svol cache {what}: {}{}",
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
-        );
-    }
-
-    /// What the cache says that it uses on disk.
-    fn used(&self) -> u64 {
-        let output = self.cache_command(&["stats", "--json"]).output().unwrap();
-        let stats: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-        stats["usedBytes"].as_u64().unwrap()
-    }
-}
-
-/// What the files below `dir` take on disk, without the index.
-fn disk_usage(dir: &Path) -> u64 {
-    let mut sum = 0;
-    let mut todo = vec![dir.to_owned()];
-    while let Some(dir) = todo.pop() {
-        for entry in std::fs::read_dir(&dir).unwrap() {
-            let entry = entry.unwrap();
-            let metadata = entry.metadata().unwrap();
-            if metadata.is_dir() {
-                todo.push(entry.path());
-            } else if !entry.file_name().to_string_lossy().starts_with("index.db") {
-                sum += metadata.blocks() * 512;
-            }
-        }
-    }
-    sum
 }

@@ -5,7 +5,7 @@ mod common;
 use std::ffi::OsStr;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use common::mount::{Place, is_mounted};
@@ -516,92 +516,6 @@ fn several_mounts_are_told_apart() {
     assert_eq!(both.status.code(), Some(3), "{}", stderr(&both));
     assert!(!is_mounted(one.at()));
     assert!(is_mounted(two.at()));
-}
-
-#[test]
-fn no_secret_shows_anywhere() {
-    const SECRETS: [&str; 3] = [
-        "marker-env-hunter2",
-        "marker-file-hunter2",
-        "marker-web-hunter2",
-    ];
-    let place = Place::new();
-    let store = Store::with([
-        ("f", noise(1, 100)),
-        ("bad", noise(2, 100)),
-        ("dir/g", noise(3, 9)),
-    ]);
-    store.mood("bad", Mood::Status(403));
-    std::fs::write(place.path("key"), format!("{}\n", SECRETS[1])).unwrap();
-    std::fs::write(place.path("word"), format!("{}\n", SECRETS[2])).unwrap();
-    let endpoint = store.endpoint();
-    let volume = format!(
-        "apiVersion: sharedvolume.io/v1\nkind: Volume\nmetadata:\n  name: v\nspec:\n  layers:\n\
-         \x20 - name: env\n    path: /env\n    s3: {{bucket: b, endpointUrl: '{endpoint}', region: us-east-1}}\n\
-         \x20 - name: file\n    path: /file\n    s3:\n      bucket: b\n      endpointUrl: '{endpoint}'\n\
-         \x20     region: us-east-1\n      credentials:\n        accessKeyId: {{fromEnv: TEST_KEY_ID}}\n\
-         \x20       secretAccessKey: {{fromFile: {key}}}\n\
-         \x20 - name: web\n    path: /web\n    http:\n      url: {tree}\n      auth:\n\
-         \x20       basic: {{username: me, password: {{fromFile: {word}}}}}\n",
-        key = place.path("key").display(),
-        word = place.path("word").display(),
-        tree = store.tree(),
-    );
-    std::fs::write(place.path("volume.yaml"), volume).unwrap();
-    let volume = place.path("volume.yaml");
-    let mount = place.mount_with("mnt", &["-vv", "-c", volume.to_str().unwrap()], |command| {
-        command
-            .env("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
-            .env("AWS_SECRET_ACCESS_KEY", SECRETS[0])
-            .env("TEST_KEY_ID", "AKIDOTHER");
-    });
-    let mut shown = String::new();
-    for layer in ["env", "file", "web"] {
-        assert_eq!(mount.read(&format!("{layer}/f")), noise(1, 100));
-        assert_eq!(mount.read(&format!("{layer}/dir/g")), noise(3, 9));
-        let denied = std::fs::read(mount.path(&format!("{layer}/bad"))).unwrap_err();
-        assert_eq!(
-            denied.raw_os_error(),
-            Some(13),
-            "{layer}: {denied}\n{}",
-            mount.log()
-        );
-        let file = mount.path(&format!("{layer}/f"));
-        shown += &common::mount::xattr(&file, "user.svol.source").unwrap();
-        shown += &place.ok([OsStr::new("explain"), file.as_os_str()]);
-        shown += &place.ok([
-            OsStr::new("explain"),
-            OsStr::new("--json"),
-            file.as_os_str(),
-        ]);
-    }
-    shown += &place.ok(["status"]);
-    shown += &place.ok(["status", "--json"]);
-    shown += &mount.log();
-    for file in ["cmdline", "mountinfo", "comm"] {
-        shown += &std::fs::read_to_string(format!("/proc/{}/{file}", mount.pid())).unwrap();
-    }
-    for record in std::fs::read_dir(place.path("run")).unwrap() {
-        let bytes = std::fs::read(record.unwrap().path()).unwrap_or_default();
-        shown += &String::from_utf8_lossy(&bytes);
-    }
-    assert!(
-        shown.contains("serving") && shown.contains("bytesFetched"),
-        "{shown}"
-    );
-    for secret in SECRETS {
-        assert!(!shown.contains(secret), "{secret} in\n{shown}");
-    }
-    // Nor on the disk.
-    for secret in SECRETS {
-        let found = Command::new("grep")
-            .args(["-rlF", secret])
-            .arg(place.cache())
-            .stdout(Stdio::piped())
-            .output()
-            .unwrap();
-        assert_eq!(String::from_utf8_lossy(&found.stdout), "");
-    }
 }
 
 #[test]

@@ -160,3 +160,38 @@ fn a_half_read_directory_that_another_reads_anew_loses_and_repeats_nothing() {
         assert_eq!(raw_read(open(), 300).len(), now.len(), "{what}");
     }
 }
+
+#[test]
+fn a_reader_of_an_older_listing_brings_no_old_names_back() {
+    const FILES: usize = 700;
+    let place = Place::new();
+    let store = Store::start();
+    for i in 0..FILES {
+        store.put(&format!("many/{}", name(i)), vec![0; 10]);
+    }
+    let mount = store_mount(&place, &store);
+    let path = |i: usize| mount.path("many").join(name(i));
+    let half = std::fs::File::open(mount.path("many")).unwrap();
+    let mut space = vec![MaybeUninit::uninit(); 1000];
+    let mut reading = RawDir::new(&half, &mut space);
+    for _ in 0..20 {
+        reading.next().unwrap().unwrap();
+    }
+    for i in (100..FILES).step_by(2) {
+        store.remove(&format!("many/{}", name(i)));
+        store.put(&format!("many/{}", name(i + 1)), vec![0; 20]);
+    }
+    place.ok([OsStr::new("refresh"), mount.path("many").as_os_str()]);
+    // Looking at names as they come makes the kernel ask for their attributes with the rest.
+    let mut i = 0;
+    while let Some(entry) = reading.next() {
+        entry.unwrap();
+        i = (i + 1) % 100;
+        assert_eq!(path(i).metadata().unwrap().len(), 10);
+    }
+    for i in (100..FILES).step_by(2) {
+        let gone = path(i).metadata().map(|m| m.len()).map_err(|e| e.kind());
+        assert_eq!(gone, Err(std::io::ErrorKind::NotFound), "{i}");
+        assert_eq!(path(i + 1).metadata().unwrap().len(), 20, "{i}");
+    }
+}

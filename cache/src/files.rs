@@ -117,6 +117,10 @@ fn finish_opening(
     let Some(header) = Header::read(&sidecar)?.filter(|header| header.size == size) else {
         return Ok((Opened::Bad("its sidecar is damaged"), None));
     };
+    // The sidecar was found by name: it is this file's if the file still had its own by then.
+    if !dir::still_names(path, &metadata) {
+        return Ok((Opened::Busy, None));
+    }
     let files = Files {
         identity: Identity {
             dev: metadata.dev(),

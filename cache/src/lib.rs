@@ -29,6 +29,9 @@ mod evict;
 mod failpoint;
 mod files;
 mod fill;
+#[cfg(feature = "failpoints")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod grain;
 mod index;
 mod inner;

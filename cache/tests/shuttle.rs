@@ -136,7 +136,10 @@ fn held(size: u64, evictors: usize) {
             .map(|cache| {
                 let cache = cache.clone();
                 thread::spawn(move || {
-                    cache.gc(Some(0)).unwrap();
+                    for _ in 0..4 {
+                        cache.gc(Some(0)).unwrap();
+                        thread::yield_now();
+                    }
                 })
             })
             .collect();

@@ -14,6 +14,7 @@ use crate::config::Volume;
 use crate::fetch::Fetcher;
 use crate::memory::{Budget, Ceiling};
 use crate::namespace::{Layer, Namespace};
+use crate::rows::Room;
 use crate::source::Source;
 use crate::source::guard::{Bandwidth, GuardOptions, Guarded};
 use crate::vfs::{LayerPolicy, Owner, Vfs};
@@ -104,7 +105,8 @@ impl View {
         let bandwidth = settings
             .bwlimit
             .map(|rate| Arc::new(Bandwidth::new(rate.bytes_per_second())));
-        let memory = Memory::new(budget.listings);
+        let memory = Memory::new(budget.listings)
+            .with_room(Room::new(&settings.cache.dir, budget.listing()));
         let fetcher = Fetcher::within(&budget);
         let mut guards = Vec::new();
         let mut layers = Vec::new();
@@ -128,8 +130,7 @@ impl View {
             runtime.clone(),
             policies,
             owner,
-        )
-        .with_inode_limit(budget.inode_count());
+        );
         Ok(View {
             vfs: Arc::new(vfs),
             guards,

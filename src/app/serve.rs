@@ -16,7 +16,7 @@ use crate::control::registry::Registration;
 use crate::control::server;
 use crate::fuse::mount;
 use crate::fuse::mounter::Mounter;
-use crate::fuse::{Fuse, Notifications, Passthrough};
+use crate::fuse::{Fuse, Notifications, Passthrough, prune};
 use crate::memory::{Budget, Ceiling};
 use crate::path::RelPath;
 use crate::source::Source;
@@ -59,11 +59,10 @@ pub fn serve(
     let mut signals = runtime.block_on(async { Signals::new() }).map_err(system)?;
 
     let (notifications, pending) = Notifications::new();
+    let told = notifications.clone();
     view.vfs
         .namespace()
-        .set_listener(Arc::new(move |dir, names| {
-            notifications.changed(dir, names)
-        }));
+        .set_listener(Arc::new(move |dir, names| told.changed(dir, names)));
     let mounter = Arc::new(mounter);
     let passthrough = Arc::new(if settings.passthrough {
         Passthrough::wanted(&view.cache_dir, mounter.clone())
@@ -73,13 +72,16 @@ pub fn serve(
     let requests = Budget::split(view.ceiling.bytes).request_count();
     let filesystem =
         Fuse::new(view.vfs.clone(), runtime.clone(), passthrough.clone()).with_requests(requests);
-    let session = mount::mount(filesystem, &mounter, errand, &kernel)
+    let replies = filesystem.replies();
+    let (session, device) = mount::mount(filesystem, &mounter, errand, &kernel)
         .map_err(|e| Error::System(mount_error(&mountpoint, &e)))?;
     // From here on whatever happens, the mount goes.
     let mut mounted = Mounted(&mountpoint, Some(mounter));
     pending
-        .start(&view.vfs, session.notifier())
+        .start(&view.vfs, replies, session.notifier())
         .map_err(system)?;
+    let inodes = Budget::split(view.ceiling.bytes).inode_count();
+    prune::start(&view.vfs, inodes, device, session.notifier()).map_err(system)?;
     let registration = Registration::new(&mountpoint).map_err(system)?;
     let control = runtime
         .block_on(server::start(
@@ -87,6 +89,7 @@ pub fn serve(
             &view,
             report,
             passthrough,
+            notifications,
         ))
         .map_err(|e| Error::System(format!("control socket: {e}")))?;
     super::scrub::start(view.cache.clone(), &view.cache_dir);

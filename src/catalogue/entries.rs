@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::db::Op;
-use super::directory::{Directory, Note, Row, next_generation};
+use super::directory::next_generation;
 use super::flight::Answer;
 use super::{Catalogue, bump};
 use crate::entry::{Entry, Kind, Timestamp, Version};
 use crate::path::{Name, RelPath};
+use crate::rows::{Note, Row};
 use crate::source::{Error, ErrorKind, Result, Source};
 
 impl Catalogue {
@@ -20,11 +21,11 @@ impl Catalogue {
     pub async fn resolve(self: &Arc<Self>, dir: &RelPath, name: &Name) -> Result<Entry> {
         let known = self.dir(dir).await?;
         let path = dir.join(name);
-        let Some(entry) = known.get(name.as_str()) else {
+        let Some(entry) = known.get(name.as_str())? else {
             return Err(absent(&path));
         };
         if entry.size.is_some() || entry.kind == Kind::Dir {
-            return Ok(entry.clone());
+            return Ok(entry);
         }
         self.ask(dir, name).await
     }
@@ -47,7 +48,7 @@ impl Catalogue {
             },
             Same::No => {
                 let current = self.recall(&dir).and_then(|dir| {
-                    let entry = dir.get(name.as_str())?;
+                    let entry = dir.get(name.as_str()).ok()??;
                     Some(entry.version == now.version)
                 });
                 if current != Some(true) {
@@ -136,8 +137,8 @@ impl Catalogue {
         if let Some(known) = self
             .recall(dir)
             .as_deref()
-            .and_then(|d| d.get(name.as_str()))
-            && is_no_news(&*self.source, known, &now)
+            .and_then(|d| d.get(name.as_str()).ok()?)
+            && is_no_news(&*self.source, &known, &now)
         {
             return Err(Error::lied(format!(
                 "{path}: a reply of another size, without the ETag or time that is known of the file"
@@ -145,7 +146,7 @@ impl Catalogue {
         }
         let mut result = now.clone();
         let changed = self.patch(dir, name, |row| {
-            let (row, news) = row.seen_as(now, &*self.source);
+            let (row, news) = seen_as(row, now, &*self.source);
             result = row.entry.clone();
             Some((row, news))
         });
@@ -167,11 +168,11 @@ impl Catalogue {
         let Some(known) = self.recall(dir) else {
             return false;
         };
-        let Some(old) = known.row(name.as_str()) else {
+        let Ok(Some(old)) = known.rows().get(name.as_str()) else {
             return false;
         };
         let old_version = old.entry.version.token.clone();
-        let Some((row, news)) = change(old) else {
+        let Some((row, news)) = change(&old) else {
             return false;
         };
         let generation = if news {
@@ -179,7 +180,7 @@ impl Catalogue {
         } else {
             known.generation()
         };
-        let Some(new) = Directory::patched(&known, row.clone(), generation) else {
+        let Ok(Some(new)) = known.patched(&row, generation) else {
             return false;
         };
         self.remember(dir, &Arc::new(new));
@@ -238,51 +239,49 @@ fn same(source: &dyn Source, known: &Entry, now: &Entry) -> Same {
     }
 }
 
-impl Row {
-    /// Returns the row after a `stat` said `now`, and whether that is new content.
-    fn seen_as(&self, now: Entry, source: &dyn Source) -> (Row, bool) {
-        let known = &self.entry;
-        let listed = self.note.as_ref().and_then(|note| note.listed.clone());
-        let seen = Some(Timestamp::now());
-        let note = |listed| Some(Box::new(Note { listed, seen }));
-        let unresolved = known.size.is_none() && known.kind == Kind::File;
-        match same(source, known, &now) {
-            Same::Yes if !unresolved => (
+/// Returns the row after a `stat` said `now`, and whether that is new content.
+fn seen_as(row: &Row, now: Entry, source: &dyn Source) -> (Row, bool) {
+    let known = &row.entry;
+    let listed = row.note.as_ref().and_then(|note| note.listed.clone());
+    let seen = Some(Timestamp::now());
+    let note = |listed| Some(Box::new(Note { listed, seen }));
+    let unresolved = known.size.is_none() && known.kind == Kind::File;
+    match same(source, known, &now) {
+        Same::Yes if !unresolved => (
+            Row {
+                entry: known.clone(),
+                note: note(listed),
+            },
+            false,
+        ),
+        Same::Learnt(validator) if !unresolved => (
+            Row {
+                entry: Entry {
+                    validator: Some(validator),
+                    ..known.clone()
+                },
+                note: note(listed),
+            },
+            false,
+        ),
+        _ => {
+            // What the listing gave is kept, so that it is recognised when it comes again.
+            let listed = listed.or_else(|| Some(known.version.clone()));
+            let entry = Entry {
+                mtime: now.mtime.or(known.mtime),
+                executable: now.executable.or(known.executable),
+                // A promise of the listing holds for the bytes that it listed.
+                digest: now.digest.or(known.digest.filter(|_| unresolved)),
+                ..now
+            };
+            let news = !unresolved;
+            (
                 Row {
-                    entry: known.clone(),
+                    entry,
                     note: note(listed),
                 },
-                false,
-            ),
-            Same::Learnt(validator) if !unresolved => (
-                Row {
-                    entry: Entry {
-                        validator: Some(validator),
-                        ..known.clone()
-                    },
-                    note: note(listed),
-                },
-                false,
-            ),
-            _ => {
-                // What the listing gave is kept, so that it is recognised when it comes again.
-                let listed = listed.or_else(|| Some(known.version.clone()));
-                let entry = Entry {
-                    mtime: now.mtime.or(known.mtime),
-                    executable: now.executable.or(known.executable),
-                    // A promise of the listing holds for the bytes that it listed.
-                    digest: now.digest.or(known.digest.filter(|_| unresolved)),
-                    ..now
-                };
-                let news = !unresolved;
-                (
-                    Row {
-                        entry,
-                        note: note(listed),
-                    },
-                    news,
-                )
-            }
+                news,
+            )
         }
     }
 }

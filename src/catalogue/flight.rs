@@ -11,11 +11,12 @@ use futures::future::BoxFuture;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::db::Stored;
-use super::directory::{Directory, order};
+use super::directory::Directory;
+use super::landing::OFFLOAD;
 use super::{BACKOFF_MAX, Catalogue, ERROR_MEMORY, State, bump};
 use crate::entry::Timestamp;
 use crate::path::RelPath;
-use crate::source::{Error, ErrorKind, Result};
+use crate::source::{Error, ErrorKind, ListingBuilder, PackedListing, Result};
 
 /// How often one missing directory can make its parent be listed again.
 pub(super) const BLAME_EVERY: Duration = Duration::from_secs(30);
@@ -290,7 +291,9 @@ impl Catalogue {
             None => None,
             Some(row) => {
                 let (this, dir) = (self.clone(), dir.clone());
-                let load = tokio::task::spawn_blocking(move || this.db.load(row, &dir));
+                let load = tokio::task::spawn_blocking(move || {
+                    this.db.load(row, &dir, &this.policy.memory.room)
+                });
                 load.await.ok().flatten()
             }
         };
@@ -383,9 +386,8 @@ impl Catalogue {
         if base.is_some() {
             bump(&self.counters.revalidations);
         }
-        match self.source.list(dir).await {
-            Ok(mut listing) => {
-                order(&mut listing);
+        match self.listing(dir).await {
+            Ok(listing) => {
                 self.arrived(dir, id, started, listed_at, base, listing, sender)
                     .await;
             }
@@ -402,6 +404,21 @@ impl Catalogue {
                 sender.send_replace(Some(outcome.map(Landed::unchanged)));
             }
         }
+    }
+}
+
+impl Catalogue {
+    /// Asks the source, and packs what comes in no more memory than there is room for.
+    async fn listing(&self, dir: &RelPath) -> Result<PackedListing> {
+        let mut listing = ListingBuilder::within(self.policy.memory.room.clone());
+        self.source.list_into(dir, &mut listing).await?;
+        if listing.len() < OFFLOAD {
+            return listing.pack();
+        }
+        let packing = tokio::task::spawn_blocking(move || listing.pack());
+        packing
+            .await
+            .unwrap_or_else(|e| Err(Error::new(ErrorKind::Interrupted, e.to_string())))
     }
 }
 

@@ -7,16 +7,17 @@ use std::time::Instant;
 use tokio::sync::watch;
 
 use super::db::Op;
-use super::directory::{Changes, Directory};
+use super::directory::{Changes, Directory, TOLD};
 use super::flight::{BLAME_EVERY, Delta, Failure, Landed};
 use super::{BACKOFF_MAX, BACKOFF_MIN, Catalogue, ERROR_MEMORY, State, bump};
 use crate::entry::{Kind, Timestamp};
 use crate::path::{Name, RelPath};
-use crate::source::{Error, ErrorKind, Listing, Result};
+use crate::rows::Lost;
+use crate::source::{Error, ErrorKind, PackedListing, Result};
 
 /// Entries from which comparing two listings is not done on a worker of the runtime: some
 /// milliseconds.
-const OFFLOAD: usize = 10_000;
+pub(super) const OFFLOAD: usize = 10_000;
 
 impl Catalogue {
     #[allow(clippy::too_many_arguments, reason = "all of one flight")]
@@ -27,7 +28,7 @@ impl Catalogue {
         started: Instant,
         listed_at: Timestamp,
         base: Option<Arc<Directory>>,
-        listing: Listing,
+        listing: PackedListing,
         sender: &watch::Sender<Option<Result<Landed>>>,
     ) {
         let trusted = self.trusted_until(started);
@@ -42,7 +43,17 @@ impl Catalogue {
                 let listing = Arc::new(listing);
                 loop {
                     let (new, changes) =
-                        compare(base.clone(), listing.clone(), listed_at, trusted).await;
+                        match compare(base.clone(), listing.clone(), listed_at, trusted).await {
+                            Ok(compared) => compared,
+                            Err(lost) => {
+                                // What was known cannot be read back: begin anew, and write all.
+                                tracing::warn!(%dir, %lost, "a listing is taken as new");
+                                let new = PackedListing::clone(&listing);
+                                let new = Arc::new(Directory::first(new, listed_at, trusted));
+                                self.commit(dir, id, started, &new, true);
+                                break (new, Changes::default(), None);
+                            }
+                        };
                     let new = Arc::new(new);
                     // An entry may have been learnt in the meantime; then once more.
                     let mut state = self.state();
@@ -57,29 +68,31 @@ impl Catalogue {
             }
         };
 
-        let mut waiting = self.forget_below(dir, &changes.gone_dirs);
+        let mut waiting = self.forget_below(dir, &changes.gone_dirs.list);
         self.log_hidden(dir, base.as_deref(), &new);
         let names = changes.names();
         self.tell(dir, &names);
         let delta = Delta {
             added: match base {
-                Some(_) => changes.added.len() as u64,
+                Some(_) => changes.added.count,
                 None => new.len() as u64,
             },
-            changed: changes.changed.len() as u64,
-            removed: changes.removed.len() as u64,
+            changed: changes.changed.count,
+            removed: changes.removed.count,
         };
         let store = self.row.map(|source| {
-            let mut touched = changes.added;
-            touched.extend(changes.changed);
-            touched.extend(changes.quiet);
+            // More than can be named: all rows are written.
+            let base = base.filter(|_| changes.is_complete());
+            let mut touched = changes.added.list;
+            touched.extend(changes.changed.list);
+            touched.extend(changes.quiet.list);
             Op::Store {
                 source,
                 path: dir.clone(),
                 dir: new.clone(),
                 base: base.map(|base| base.generation()),
                 touched,
-                removed: changes.removed,
+                removed: changes.removed.list,
             }
         });
         let landed = Ok(Landed { dir: new, delta });
@@ -210,7 +223,7 @@ impl Catalogue {
             parent.stale().is_none()
                 && parent
                     .get(name.as_str())
-                    .is_none_or(|entry| entry.kind != Kind::Dir)
+                    .is_ok_and(|entry| entry.is_none_or(|entry| entry.kind != Kind::Dir))
         })
     }
 
@@ -257,7 +270,8 @@ impl Catalogue {
                 waiting = self.forget_below(parent, std::slice::from_ref(&name));
                 self.tell(parent, &[name]);
             }
-            let names: Vec<Name> = known.entries().map(|e| e.name.clone()).collect();
+            let names = known.entries().take(TOLD).map_while(|entry| entry.ok());
+            let names: Vec<Name> = names.map(|entry| entry.name).collect();
             self.tell(dir, &names);
         }
         if let Some(parent) = parent.filter(|_| blame) {
@@ -325,11 +339,11 @@ impl Catalogue {
 }
 async fn compare(
     base: Arc<Directory>,
-    listing: Arc<Listing>,
+    listing: Arc<PackedListing>,
     listed_at: Timestamp,
     trusted: Option<Instant>,
-) -> (Directory, Changes) {
-    if base.len() + listing.entries.len() < OFFLOAD {
+) -> std::result::Result<(Directory, Changes), Lost> {
+    if base.len() + listing.rows.len() < OFFLOAD {
         return base.relist(&listing, listed_at, trusted);
     }
     let (old, new) = (base.clone(), listing.clone());

@@ -18,6 +18,8 @@ mod db;
 mod directory;
 mod entries;
 mod flight;
+#[cfg(feature = "failpoints")]
+pub(crate) mod fuzzing;
 mod landing;
 mod refresh;
 #[cfg(test)]
@@ -36,6 +38,7 @@ pub use refresh::RefreshReport;
 
 use crate::entry::{Entry, Timestamp};
 use crate::path::{Name, RelPath};
+use crate::rows::Room;
 use crate::source::{Error, Result, Source};
 use flight::Control;
 
@@ -81,15 +84,19 @@ impl Default for Policy {
 /// The directories that are held in memory, for all catalogues that share it; the least recently
 /// used ones leave first. Clones share it.
 #[derive(Debug, Clone)]
-pub struct Memory(moka::sync::Cache<(u64, RelPath), Arc<Directory>>);
+pub struct Memory {
+    dirs: moka::sync::Cache<(u64, RelPath), Arc<Directory>>,
+    room: Room,
+}
 
 impl Memory {
     /// Returns memory for about `bytes` of directories. A directory larger than half of that
     /// counts as half, so that it can be held at all.
     pub fn new(bytes: u64) -> Memory {
         let most = bytes / 2;
-        Memory(
-            moka::sync::Cache::builder()
+        Memory {
+            room: Room::default(),
+            dirs: moka::sync::Cache::builder()
                 .max_capacity(bytes)
                 .weigher(move |(_, path): &(u64, RelPath), dir: &Arc<Directory>| {
                     // What the map and the snapshot take beside the rows.
@@ -101,12 +108,18 @@ impl Memory {
                 // then load every directory from SQLite at each step.
                 .eviction_policy(moka::policy::EvictionPolicy::lru())
                 .build(),
-        )
+        }
+    }
+
+    /// Puts what of a directory does not fit into `room` aside on disk.
+    pub fn with_room(mut self, room: Room) -> Memory {
+        self.room = room;
+        self
     }
 
     /// Returns about how many bytes are held.
     pub fn used(&self) -> u64 {
-        self.0.weighted_size()
+        self.dirs.weighted_size()
     }
 }
 
@@ -304,7 +317,7 @@ impl Catalogue {
 
     /// Returns how many names are hidden in the directories that are in memory.
     pub fn hidden_names(&self) -> u64 {
-        let ours = self.policy.memory.0.iter();
+        let ours = self.policy.memory.dirs.iter();
         ours.filter(|(key, _)| key.0 == self.id)
             .flat_map(|(_, dir)| dir.hidden().iter().map(|h| h.count).collect::<Vec<_>>())
             .sum()
@@ -328,8 +341,8 @@ impl Catalogue {
         };
         let totals = stored.unwrap_or_else(|| {
             self.remembered().fold((0, 0), |(bytes, files), (_, dir)| {
-                let totals = dir.totals();
-                (bytes + totals.bytes, files + totals.files)
+                let sums = dir.sums();
+                (bytes + sums.bytes, files + sums.files)
             })
         });
         *lock(&self.totals) = Some((Instant::now(), totals));
@@ -341,25 +354,25 @@ impl Catalogue {
     }
 
     fn recall(&self, dir: &RelPath) -> Option<Arc<Directory>> {
-        self.policy.memory.0.get(&(self.id, dir.clone()))
+        self.policy.memory.dirs.get(&(self.id, dir.clone()))
     }
 
     fn remember(&self, dir: &RelPath, known: &Arc<Directory>) {
         self.policy
             .memory
-            .0
+            .dirs
             .insert((self.id, dir.clone()), known.clone());
     }
 
     fn unremember(&self, dir: &RelPath) {
-        self.policy.memory.0.invalidate(&(self.id, dir.clone()));
+        self.policy.memory.dirs.invalidate(&(self.id, dir.clone()));
     }
 
     /// Returns all directories in memory.
     fn remembered(&self) -> impl Iterator<Item = (RelPath, Arc<Directory>)> + '_ {
         self.policy
             .memory
-            .0
+            .dirs
             .iter()
             .filter(|(key, _)| key.0 == self.id)
             .map(|(key, dir)| (key.1.clone(), dir))

@@ -9,6 +9,7 @@ pub mod env;
 pub mod exit;
 mod mount_options;
 pub mod offline;
+pub mod printable;
 pub mod resolve;
 pub mod settings;
 

@@ -1,11 +1,12 @@
 //! `svol ls` and `svol cat`: looking into a volume without mounting it.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::sync::Arc;
 
 use super::{Failure, runtime};
 use crate::app::View;
 use crate::cli::args::{CatArgs, LsArgs, VolumeArgs};
+use crate::cli::printable::printable;
 use crate::cli::{Env, ExitStatus, resolve_view};
 use crate::entry::Kind;
 use crate::path::RelPath;
@@ -58,6 +59,7 @@ pub fn ls(args: &LsArgs, out: &mut dyn Write, err: &mut dyn Write) -> Result<Exi
             recursive: args.recursive,
             out,
             err,
+            terminal: std::io::stdout().is_terminal(),
             done: 0,
             failed: 0,
         };
@@ -82,6 +84,8 @@ struct Listing<'a> {
     recursive: bool,
     out: &'a mut dyn Write,
     err: &'a mut dyn Write,
+    /// Whether a person looks at it: then names are escaped.
+    terminal: bool,
     done: usize,
     failed: usize,
 }
@@ -115,7 +119,10 @@ impl Listing<'_> {
                 continue;
             };
             let inside = path.join(&component);
-            let shown = format!("{shown}{name}");
+            let shown = match self.terminal {
+                true => format!("{shown}{}", printable(&name)),
+                false => format!("{shown}{name}"),
+            };
             if self.long {
                 // A listing need not know sizes; a lookup does.
                 match self.vfs.lookup(ino, name.as_bytes()).await {

@@ -106,6 +106,16 @@ fn print(status: &Status, out: &mut dyn Write) -> std::io::Result<()> {
                 memory.from,
                 size(memory.peak_bytes)
             )?;
+            let parts = memory.parts.iter().filter(|part| part.used_bytes > 0);
+            let parts: Vec<String> = parts
+                .map(|part| {
+                    let (used, limit) = (size(part.used_bytes), size(part.limit_bytes));
+                    format!("{} {used} of {limit}", part.name)
+                })
+                .collect();
+            if !parts.is_empty() {
+                writeln!(out, "  of that: {}", parts.join(", "))?;
+            }
         }
         for layer in &mount.layers {
             let failing = layer.conditions.iter().find(|c| c.status == "False");

@@ -96,12 +96,19 @@ impl Node {
     }
 }
 
+/// How many values aliases may stand for in all. A layer has some 20, a volume some layers.
+const MAX_REPEATED: usize = 20_000;
+
 /// Parses the one YAML document in `text`. The error has the place and a message that repeats no
 /// value.
 pub(super) fn parse(text: &str) -> Result<Node, (Position, String)> {
     let options = serde_saphyr::options! {
         budget: serde_saphyr::budget! {
             max_depth: MAX_DEPTH,
+        },
+        // An alias for a layer's common part is fine; aliases of aliases of aliases are not.
+        alias_limits: serde_saphyr::alias_limits! {
+            max_total_replayed_events: MAX_REPEATED,
         },
         // `umask: 022` keeps its digits, and `yes` is not true.
         leading_zero_numbers_as_strings: true,

@@ -20,7 +20,7 @@ use crate::app::View;
 use crate::catalogue::{Db, Memory, RefreshReport};
 use crate::entry::Timestamp;
 use crate::fetch::Fetcher;
-use crate::fuse::Passthrough;
+use crate::fuse::{Notifications, Passthrough};
 use crate::memory::{Budget, Ceiling, INODE, resident};
 use crate::path::RelPath;
 use crate::sandbox;
@@ -32,6 +32,7 @@ struct Subject {
     record: Record,
     name: String,
     vfs: Arc<Vfs>,
+    notifications: Notifications,
     guards: Vec<Guarded>,
     cache: Cache,
     cache_dir: PathBuf,
@@ -51,6 +52,7 @@ pub async fn start(
     view: &View,
     sandbox: sandbox::Report,
     passthrough: Arc<Passthrough>,
+    notifications: Notifications,
 ) -> std::io::Result<JoinHandle<()>> {
     let listener = tokio::net::UnixListener::bind(&record.socket)?;
     std::fs::set_permissions(&record.socket, std::fs::Permissions::from_mode(0o600))?;
@@ -58,6 +60,7 @@ pub async fn start(
         record,
         name: view.name.clone(),
         vfs: view.vfs.clone(),
+        notifications,
         guards: view.guards.clone(),
         cache: view.cache.clone(),
         cache_dir: view.cache_dir.clone(),
@@ -92,6 +95,8 @@ async fn refresh(
 ) -> Answer<serde_json::Value> {
     let path = path_of(&query)?;
     let report = subject.vfs.namespace().refresh(&path, true).await;
+    // Whoever asked sees what was found.
+    subject.notifications.told().await;
     Ok(Json(described(&report)))
 }
 

@@ -19,7 +19,7 @@ use super::window::Advice;
 use super::{Counters, Fetcher, add, plan};
 use crate::entry::{Digest, Entry};
 use crate::path::RelPath;
-use crate::source::{Error, ErrorKind, Result, Source};
+use crate::source::{Error, ErrorKind, Result, Source, progress};
 
 /// How often in a row a body that broke off with little to show is taken up again where it ended.
 const RESUMES: u32 = 4;
@@ -465,10 +465,10 @@ impl Remote {
         while let Some(range) = claims.rest() {
             // Before any of them can be seen.
             self.asked.fetch_add(1, Ordering::AcqRel);
-            let body = self
+            let reading = self
                 .source
-                .read(&self.pin.path, self.entry(), range.clone())
-                .await?;
+                .read(&self.pin.path, self.entry(), range.clone());
+            let body = self.while_alive(reading).await?;
             self.learn(&body)?;
             if body.range != range {
                 if body.range != (0..self.size()) {
@@ -516,6 +516,20 @@ impl Remote {
             }
         }
         Ok(true)
+    }
+
+    /// Waits for `work`, and takes each sign of life from it for progress: a source that serves
+    /// others before us keeps nobody waiting in vain.
+    async fn while_alive<T>(&self, work: impl Future<Output = T>) -> T {
+        let alive = Arc::new(Notify::new());
+        let work = progress::watched(alive.clone(), work);
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                () = alive.notified() => self.progressed(),
+            }
+        }
     }
 
     /// Claims all that is missing, for a whole body that has come; nothing if others have some of

@@ -13,6 +13,7 @@ pub(super) fn errno(error: &Error) -> Errno {
         Error::NotDir => Errno::ENOTDIR,
         Error::IsDir => Errno::EISDIR,
         Error::NotSymlink => Errno::EINVAL,
+        Error::NameTooLong => Errno::ENAMETOOLONG,
         Error::NoAttribute => Errno::NO_XATTR,
         Error::Interrupted => Errno::EINTR,
         Error::Disk(_) => Errno::EIO,

@@ -28,10 +28,13 @@ pub mod mount;
 pub mod mounter;
 mod notify;
 mod passthrough;
+pub mod prune;
+mod replies;
 mod report;
 
 pub use notify::{Notifications, Pending};
 pub use passthrough::{Passthrough, State as PassthroughState};
+pub use replies::Replies;
 use report::Reporter;
 
 /// Requests that the kernel may have under way in the background, which is where it counts all reads
@@ -52,6 +55,7 @@ pub struct Fuse {
     runtime: Runtime,
     reporter: Arc<Reporter>,
     passthrough: Arc<Passthrough>,
+    replies: Arc<Replies>,
     /// Whether the kernel's cache of directories can be trusted (not on 6.9 to 6.12, whose ignores
     /// its own expiry).
     cache_dirs: bool,
@@ -72,6 +76,7 @@ impl Fuse {
             runtime,
             reporter: Arc::new(Reporter::default()),
             passthrough,
+            replies: Arc::default(),
             max_background: MAX_BACKGROUND,
             cache_dirs: mount::kernel_version().is_none_or(|v| !((6, 9)..=(6, 12)).contains(&v)),
         }
@@ -81,6 +86,11 @@ impl Fuse {
     pub fn with_requests(mut self, most: u16) -> Fuse {
         self.max_background = most.min(MAX_BACKGROUND);
         self
+    }
+
+    /// Returns what whoever tells the kernel of changed names has to wait for.
+    pub fn replies(&self) -> Arc<Replies> {
+        self.replies.clone()
     }
 
     /// Runs what has to wait, for as long as its caller wants the answer.
@@ -203,24 +213,41 @@ impl Filesystem for Fuse {
             Err(vfs::Error::Absent) => reply_absent(reply, vfs::ABSENT),
             Err(error) => reply.error(fuse.failed("lookup", parent, &error)),
         };
-        match self.vfs.lookup_now(parent.0, name.as_bytes()) {
-            Some(result) => answer(self, result, reply),
-            None => {
-                let (vfs, name) = (self.vfs.clone(), name.to_owned());
-                let work = async move {
-                    match vfs.lookup(parent.0, name.as_bytes()).await {
-                        Ok(looked) => Ok(Some(looked)),
-                        Err(vfs::Error::Absent) => Ok(None),
-                        Err(error) => Err(error),
-                    }
-                };
-                self.spawn(req, "lookup", parent, work, |result| match result {
-                    Ok(Some(looked)) => reply_entry(reply, &looked),
-                    Ok(None) => reply_absent(reply, vfs::ABSENT),
-                    Err(errno) => reply.error(errno),
-                });
-            }
+        let under_way = self.replies.begin();
+        if let Some(result) = self.vfs.lookup_now(parent.0, name.as_bytes()) {
+            return answer(self, result, reply);
         }
+        drop(under_way);
+        let (vfs, name, replies) = (self.vfs.clone(), name.to_owned(), self.replies.clone());
+        let (again, same) = (vfs.clone(), name.clone());
+        let work = async move {
+            match vfs.lookup(parent.0, name.as_bytes()).await {
+                Ok(looked) => Ok(Some(looked)),
+                Err(vfs::Error::Absent) => Ok(None),
+                Err(error) => Err(error),
+            }
+        };
+        self.spawn(req, "lookup", parent, work, move |result| {
+            let looked = match result {
+                Ok(looked) => looked,
+                Err(errno) => return reply.error(errno),
+            };
+            // It may have changed since the source answered.
+            let _under_way = replies.begin();
+            let looked = match again.lookup_now(parent.0, same.as_bytes()) {
+                Some(now @ (Ok(_) | Err(vfs::Error::Absent))) => {
+                    if let Some(looked) = looked {
+                        again.forget(looked.attr.ino, 1);
+                    }
+                    now.ok()
+                }
+                _ => looked,
+            };
+            match looked {
+                Some(looked) => reply_entry(reply, &looked),
+                None => reply_absent(reply, vfs::ABSENT),
+            }
+        });
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
@@ -343,7 +370,7 @@ impl Filesystem for Fuse {
     }
 
     fn opendir(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        let cache_dirs = self.cache_dirs;
+        let (cache_dirs, vfs) = (self.cache_dirs, self.vfs.clone());
         let opened = move |reply: ReplyOpen, dir: vfs::OpenedDir| {
             let how = match (cache_dirs, dir.unchanged) {
                 (true, true) => FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE,
@@ -351,6 +378,7 @@ impl Filesystem for Fuse {
                 (false, _) => FopenFlags::empty(),
             };
             reply.opened(FileHandle(dir.handle), how);
+            vfs.told_opened(dir.handle);
         };
         match self.vfs.opendir_now(ino.0) {
             Some(Ok(dir)) => opened(reply, dir),
@@ -391,6 +419,7 @@ impl Filesystem for Fuse {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
+        let _under_way = self.replies.begin();
         let result = self.vfs.readdir(fh.0, ino.0, offset, true, |e| {
             let attr = file_attr(&e.attr);
             !reply.add(attr.ino, e.next, e.name, &e.ttl, &attr, Generation(0))

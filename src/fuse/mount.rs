@@ -292,12 +292,14 @@ pub struct MountSettings {
 
 /// Mounts `filesystem` through `mounter` and starts serving it, on threads of its own; `errand` is
 /// the agreement with the kernel, for which privileges count. After an error nothing is mounted.
+///
+/// Also returns a second descriptor of the device: for what fuser cannot say to the kernel.
 pub fn mount(
     filesystem: Fuse,
     mounter: &Mounter,
     errand: Errand,
     settings: &MountSettings,
-) -> io::Result<BackgroundSession> {
+) -> io::Result<(BackgroundSession, Option<OwnedFd>)> {
     let mut config = Config::default();
     config.acl = if settings.allow_other {
         SessionACL::All
@@ -307,6 +309,7 @@ pub fn mount(
     config.n_threads = Some(THREADS);
     let acl = config.acl;
     let device = mounter.mount()?;
+    let second = device.try_clone().ok();
     let session = errand
         .run(move || Session::from_fd(filesystem, device, acl, config))
         .and_then(Session::spawn);
@@ -315,7 +318,7 @@ pub fn mount(
     } else if let Err(error) = mounter.raise_read_ahead() {
         debug!(%error, "the kernel's read-ahead stays as it is");
     }
-    session
+    Ok((session?, second))
 }
 
 /// Mounts, and returns the open /dev/fuse of the mount.

@@ -220,6 +220,13 @@ pub fn run() -> io::Result<()> {
     Ok(())
 }
 
+/// Takes bytes for an order and for an answer, for a fuzzer.
+#[cfg(feature = "failpoints")]
+pub(crate) fn understand(data: &[u8]) {
+    let _ = serde_json::from_slice::<Order>(data);
+    let _ = serde_json::from_slice::<Answer>(data);
+}
+
 /// FUSE_DEV_IOC_BACKING_CLOSE, which fuser has for itself alone.
 fn close_backing(device: &OwnedFd, id: u32) -> io::Result<()> {
     const CLOSE: libc::Ioctl = libc::_IOW::<u32>(229, 2);

@@ -176,6 +176,12 @@ impl Budget {
         }
     }
 
+    /// Returns how much of one listing may be in memory, in bytes: two dozen as large as that are
+    /// not too many.
+    pub fn listing(&self) -> usize {
+        usize::try_from(self.listings / 24).unwrap_or(usize::MAX)
+    }
+
     /// Returns how many inodes the kernel may be told to keep.
     pub fn inode_count(&self) -> usize {
         usize::try_from(self.inodes / INODE).unwrap_or(usize::MAX)

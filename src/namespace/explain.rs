@@ -178,8 +178,12 @@ impl Namespace {
                 View::Nothing => Own::Absent,
                 View::Failed(error) => Own::Failed(error),
                 View::Known(known) => match known.get(name.as_str()) {
-                    None => Own::Absent,
-                    Some(entry) => Own::Has(entry.clone(), self.fate(&dir, &at, entry)),
+                    Ok(None) => Own::Absent,
+                    Ok(Some(entry)) => {
+                        let fate = self.fate(&dir, &at, &entry);
+                        Own::Has(entry, fate)
+                    }
+                    Err(lost) => Own::Failed(lost.into()),
                 },
             };
             at.path = at.path.join(&name);

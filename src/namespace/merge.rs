@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::merged::{Core, Merged, MergedGraft, Slot};
+use super::merged::{Core, Merged, MergedGraft, Slot, Slots};
 use super::{Found, LookupError, Namespace, SHORT, symlink};
 use crate::catalogue::{Directory, FOREVER};
 use crate::entry::{Entry, Kind};
 use crate::path::{Name, RelPath};
+use crate::rows::Lost;
 use crate::source::{Error, Hidden, HiddenWhy};
 
 /// A layer's share in a directory.
@@ -120,13 +121,15 @@ impl Namespace {
                     }
                 }
                 View::Known(dir) => match dir.get(name.as_str()) {
-                    Some(entry) if self.fate(parent, part, entry) == Fate::Shown => {
+                    Ok(Some(entry)) if self.fate(parent, part, &entry) == Fate::Shown => {
                         if entry.kind != Kind::Dir {
                             break;
                         }
                         list.push(below());
                     }
-                    _ => {}
+                    Ok(_) => {}
+                    // As a layer that cannot say.
+                    Err(_) => list.push(below()),
                 },
             }
         }
@@ -136,6 +139,24 @@ impl Namespace {
     /// Returns whether `dir` is there even if no layer says so.
     fn always_there(&self, dir: &RelPath) -> bool {
         self.leads.contains_key(dir)
+    }
+
+    /// Returns whether `listing` is how directory `dir` would be listed now, as far as memory can
+    /// tell.
+    pub fn is_current(&self, dir: &RelPath, listing: &Merged) -> bool {
+        let Some(parts) = self.peek_parts(dir) else {
+            return false;
+        };
+        let (mut known, mut dead) = (Vec::new(), Vec::new());
+        for part in parts.list.iter() {
+            match self.peek_view(part) {
+                Some(View::Known(found)) => known.push((part.clone(), found)),
+                Some(View::Failed(_)) => dead.push(part.layer),
+                Some(View::Nothing) => {}
+                None => return false,
+            }
+        }
+        listing.core.is_of(&known, &dead)
     }
 
     /// Merges what the parts of `dir` hold.
@@ -187,7 +208,11 @@ impl Namespace {
         {
             Some(core) => core,
             None => {
-                let core = Arc::new(self.build(dir, known, dead, children));
+                let built = self.build(dir, known, dead, children);
+                let core = Arc::new(built.map_err(|(layer, lost)| LookupError::Failed {
+                    layer,
+                    error: lost.into(),
+                })?);
                 self.merged.insert(dir.clone(), core.clone());
                 core
             }
@@ -200,13 +225,14 @@ impl Namespace {
         })
     }
 
+    /// Fails where a layer's listing cannot be read back.
     fn build(
         &self,
         dir: &RelPath,
         known: Vec<(Part, Arc<Directory>)>,
         dead: Vec<usize>,
         children: &[Name],
-    ) -> Core {
+    ) -> Result<Core, (usize, Lost)> {
         let grafts: Vec<MergedGraft> = children
             .iter()
             .map(|name| MergedGraft {
@@ -215,53 +241,17 @@ impl Namespace {
             })
             .collect();
         let mut hidden = Vec::new();
-        let mut slots =
-            Vec::with_capacity(known.iter().map(|k| k.1.len()).max().unwrap_or(0) + grafts.len());
-        {
-            let mut cursors: Vec<_> = known
-                .iter()
-                .map(|(_, found)| (0_u32, found.entries().peekable()))
-                .collect();
-            let mut graft = 0;
-            loop {
-                // A handful of layers: looking at each beats a heap.
-                let next = cursors
-                    .iter_mut()
-                    .filter_map(|(_, entries)| entries.peek().map(|e| &e.name))
-                    .chain(grafts.get(graft).map(|g| &g.entry.name))
-                    .min();
-                let Some(name) = next.cloned() else { break };
-                let mut slot = None;
-                if grafts.get(graft).is_some_and(|g| g.entry.name == name) {
-                    slot = Some(Slot::graft(graft));
-                    graft += 1;
-                }
-                for (at, (index, entries)) in cursors.iter_mut().enumerate() {
-                    let Some(entry) = entries.next_if(|e| e.name == name) else {
-                        continue;
-                    };
-                    let part = &known[at].0;
-                    match self.fate(dir, part, entry) {
-                        Fate::Shown => {
-                            slot.get_or_insert(Slot::entry(at, *index));
-                        }
-                        Fate::Filtered => {}
-                        Fate::Escapes => hide(&mut hidden, part, HiddenWhy::Escapes, entry),
-                        Fate::InTheWayOfAGraft => {
-                            hide(&mut hidden, part, HiddenWhy::Shadowed, entry);
-                        }
-                    }
-                    *index += 1;
-                }
-                slots.extend(slot);
+        let slots = match known.as_slice() {
+            [(part, found)] if grafts.is_empty() && self.shows_all(part, found) => {
+                Slots::all_of(found.len())
             }
-        }
+            _ => self.merge_slots(dir, &known, &grafts, &mut hidden)?,
+        };
         let hidden_here = hidden.len();
         for (part, found) in &known {
             hidden.extend(found.hidden().iter().map(|h| (part.layer, h.clone())));
         }
-        slots.shrink_to_fit();
-        Core {
+        Ok(Core {
             generation: self.generation(&known, &dead, children),
             known,
             dead,
@@ -269,6 +259,67 @@ impl Namespace {
             slots,
             hidden,
             hidden_here,
+        })
+    }
+
+    /// Returns whether all that a layer has in a directory that leads to no graft counts.
+    fn shows_all(&self, part: &Part, found: &Directory) -> bool {
+        let layer = &self.layers[part.layer];
+        layer.filter.is_empty() && (layer.outward_links || found.links() == 0)
+    }
+
+    fn merge_slots(
+        &self,
+        dir: &RelPath,
+        known: &[(Part, Arc<Directory>)],
+        grafts: &[MergedGraft],
+        hidden: &mut Vec<(usize, Hidden)>,
+    ) -> Result<Slots, (usize, Lost)> {
+        let lost = |at: usize| move |lost| (known[at].0.layer, lost);
+        let mut slots = Slots::default();
+        let mut cursors = Vec::with_capacity(known.len());
+        for (at, (_, found)) in known.iter().enumerate() {
+            let mut entries = found.entries();
+            let head = entries.next().transpose().map_err(lost(at))?;
+            cursors.push((0_u32, head, entries));
+        }
+        let mut graft = 0;
+        loop {
+            // A handful of layers: looking at each beats a heap.
+            let next = cursors
+                .iter()
+                .filter_map(|(_, head, _)| head.as_ref().map(|entry| &entry.name))
+                .chain(grafts.get(graft).map(|g| &g.entry.name))
+                .min();
+            let Some(name) = next.cloned() else {
+                return Ok(slots);
+            };
+            let mut slot = None;
+            if grafts.get(graft).is_some_and(|g| g.entry.name == name) {
+                slot = Some(Slot::graft(graft));
+                graft += 1;
+            }
+            for (at, (index, head, entries)) in cursors.iter_mut().enumerate() {
+                let Some(entry) = head.take_if(|entry| entry.name == name) else {
+                    continue;
+                };
+                let part = &known[at].0;
+                match self.fate(dir, part, &entry) {
+                    Fate::Shown => {
+                        slot.get_or_insert(Slot::entry(at, *index));
+                    }
+                    Fate::Filtered => {}
+                    Fate::Escapes => hide(hidden, part, HiddenWhy::Escapes, &entry),
+                    Fate::InTheWayOfAGraft => {
+                        hide(hidden, part, HiddenWhy::Shadowed, &entry);
+                    }
+                }
+                *index += 1;
+                *head = entries.next().transpose().map_err(lost(at))?;
+            }
+            if let Some(slot) = slot {
+                slots.push(slot);
+            }
         }
     }
 
@@ -376,21 +427,26 @@ impl<'a> Decider<'a> {
                 self.failed.get_or_insert((part.layer, error.clone()));
             }
             View::Nothing => self.fresh_for = self.fresh_for.min(SHORT),
-            View::Known(dir) => {
-                self.fresh_for = self.fresh_for.min(dir.fresh_for());
-                if let Some(entry) = dir.get(self.name.as_str())
-                    && self.namespace.fate(self.dir, part, entry) == Fate::Shown
-                {
-                    self.found = Some(Found {
-                        entry: entry.clone(),
-                        layer: part.layer,
-                        path: part.path.join(self.name),
-                        fresh_for: self.fresh_for,
-                        degraded: self.failed.is_some(),
-                        stale: dir.stale().is_some(),
-                    });
+            View::Known(dir) => match dir.get(self.name.as_str()) {
+                Ok(Some(entry)) => {
+                    self.fresh_for = self.fresh_for.min(dir.fresh_for());
+                    if self.namespace.fate(self.dir, part, &entry) == Fate::Shown {
+                        self.found = Some(Found {
+                            entry,
+                            layer: part.layer,
+                            path: part.path.join(self.name),
+                            fresh_for: self.fresh_for,
+                            degraded: self.failed.is_some(),
+                            stale: dir.stale().is_some(),
+                        });
+                    }
                 }
-            }
+                Ok(None) => self.fresh_for = self.fresh_for.min(dir.fresh_for()),
+                Err(lost) => {
+                    self.fresh_for = self.fresh_for.min(SHORT);
+                    self.failed.get_or_insert((part.layer, lost.into()));
+                }
+            },
         }
         if self.required == 0 {
             return self.found.take().map(Ok);

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::LookupError;
 use super::merge::Part;
 use crate::catalogue::Directory;
 use crate::entry::Entry;
 use crate::path::RelPath;
+use crate::rows::Lost;
 use crate::source::{Error, Hidden};
 
 /// A directory of the volume. Cheap to clone; what it lists never changes.
@@ -25,7 +27,7 @@ pub(super) struct Core {
     pub(super) known: Vec<(Part, Arc<Directory>)>,
     pub(super) dead: Vec<usize>,
     pub(super) grafts: Vec<MergedGraft>,
-    pub(super) slots: Vec<Slot>,
+    pub(super) slots: Slots,
     pub(super) hidden: Vec<(usize, Hidden)>,
     /// How many of `hidden`, from the first on, the merge hides and not a source.
     pub(super) hidden_here: usize,
@@ -64,13 +66,74 @@ impl Slot {
     }
 }
 
+/// Slots in the order of names, as runs of neighbours: a directory that one layer has alone is one
+/// run, however large.
+#[derive(Debug, Default)]
+pub(super) struct Slots {
+    runs: Vec<Run>,
+    len: u32,
+}
+
+/// Neighbours of one part.
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    /// Which of all slots the first of them is.
+    at: u32,
+    first: Slot,
+}
+
+impl Slots {
+    /// Returns the slots of all entries of the only part.
+    pub(super) fn all_of(len: usize) -> Slots {
+        let first = Slot::entry(0, 0);
+        Slots {
+            runs: vec![Run { at: 0, first }],
+            // As many as a listing can have: it is counted in 32 bits.
+            len: u32::try_from(len).unwrap_or(u32::MAX),
+        }
+    }
+
+    pub(super) fn push(&mut self, slot: Slot) {
+        let goes_on = self.runs.last().is_some_and(|run| {
+            run.first.part == slot.part && run.first.index + (self.len - run.at) == slot.index
+        });
+        if !goes_on {
+            self.runs.push(Run {
+                at: self.len,
+                first: slot,
+            });
+        }
+        self.len += 1;
+    }
+
+    fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// Returns the slots from `index` on: each run's first one, and how many there are.
+    fn runs_from(&self, index: usize) -> impl Iterator<Item = (Slot, usize)> + '_ {
+        let index = u32::try_from(index).unwrap_or(u32::MAX).min(self.len);
+        let run = self.runs.partition_point(|run| run.at <= index);
+        let from = run.saturating_sub(1);
+        self.runs[from..].iter().enumerate().map(move |(n, run)| {
+            let end = self.runs.get(from + n + 1).map_or(self.len, |next| next.at);
+            let skipped = index.saturating_sub(run.at);
+            let first = Slot {
+                part: run.first.part,
+                index: run.first.index + skipped,
+            };
+            (first, (end - run.at - skipped) as usize)
+        })
+    }
+}
+
 impl Core {
     /// Returns about how many bytes this keeps in memory.
     pub(super) fn weight(&self) -> usize {
         /// What the struct, the path and the map take.
         const HEAD: usize = 512;
         let dirs: usize = self.known.iter().map(|(_, dir)| dir.weight()).sum();
-        HEAD + dirs + self.slots.len() * size_of::<Slot>()
+        HEAD + dirs + self.slots.runs.len() * size_of::<Run>()
     }
 
     pub(super) fn is_of(&self, known: &[(Part, Arc<Directory>)], dead: &[usize]) -> bool {
@@ -83,29 +146,41 @@ impl Core {
                 .all(|(ours, other)| ours.0 == other.0 && ours.1.revision() == other.1.revision())
     }
 
-    fn at(&self, slot: Slot) -> Option<MergedEntry<'_>> {
-        if slot.part == Slot::GRAFT {
-            let graft = self.grafts.get(slot.index as usize)?;
-            return Some(MergedEntry {
-                entry: &graft.entry,
-                layer: graft.layer,
-                dir: None,
+    /// Returns the entries of `count` neighbouring slots.
+    fn run(&self, first: Slot, count: usize) -> Entries<'_> {
+        if first.part == Slot::GRAFT {
+            let grafts = self.grafts.iter().skip(first.index as usize);
+            let entries = grafts.take(count).map(|graft| {
+                Ok(MergedEntry {
+                    entry: graft.entry.clone(),
+                    layer: graft.layer,
+                    dir: None,
+                })
             });
+            return Box::new(entries);
         }
-        let (part, dir) = self.known.get(slot.part as usize)?;
-        Some(MergedEntry {
-            entry: dir.nth(slot.index as usize)?,
-            layer: part.layer,
-            dir: Some(&part.path),
-        })
+        let Some((part, dir)) = self.known.get(first.part as usize) else {
+            return Box::new(std::iter::empty());
+        };
+        let entries = dir.entries_from(first.index as usize).take(count);
+        Box::new(entries.map(|entry| match entry {
+            Ok(entry) => Ok(MergedEntry {
+                entry,
+                layer: part.layer,
+                dir: Some(&part.path),
+            }),
+            Err(lost) => Err((part.layer, lost)),
+        }))
     }
 }
 
+type Entries<'a> = Box<dyn Iterator<Item = Result<MergedEntry<'a>, (usize, Lost)>> + 'a>;
+
 /// A name in a merged directory.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct MergedEntry<'a> {
     /// What it is.
-    pub entry: &'a Entry,
+    pub entry: Entry,
     /// The layer that provides it, by its position.
     pub layer: usize,
     /// The directory in the layer's source; nothing for a directory that leads to a graft.
@@ -130,35 +205,28 @@ impl Merged {
 
     /// Returns whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.core.slots.is_empty()
+        self.core.slots.len() == 0
     }
 
-    /// Returns the entry at `index` in the order of names.
-    pub fn get(&self, index: usize) -> Option<MergedEntry<'_>> {
-        self.core.at(*self.core.slots.get(index)?)
-    }
-
-    /// Returns the entries, sorted by name.
-    pub fn iter(&self) -> impl Iterator<Item = MergedEntry<'_>> + '_ {
-        self.core
-            .slots
-            .iter()
-            .filter_map(|slot| self.core.at(*slot))
-    }
-
-    /// Returns the index of `name`, or where it would be.
-    pub fn position(&self, name: &str) -> Result<usize, usize> {
-        self.core.slots.binary_search_by(|slot| {
-            let entry = self.core.at(*slot);
-            entry.map_or(std::cmp::Ordering::Less, |e| {
-                e.entry.name.as_str().cmp(name)
+    /// Returns the entries from the one at `index` on, in the order of names. An error, with the
+    /// layer whose listing cannot be read back, is the last.
+    pub fn iter_from(
+        &self,
+        index: usize,
+    ) -> impl Iterator<Item = Result<MergedEntry<'_>, LookupError>> + '_ {
+        let runs = self.core.slots.runs_from(index);
+        runs.flat_map(|(first, count)| self.core.run(first, count))
+            .map(|entry| {
+                entry.map_err(|(layer, lost)| LookupError::Failed {
+                    layer,
+                    error: lost.into(),
+                })
             })
-        })
     }
 
-    /// Returns the entry called `name`.
-    pub fn find(&self, name: &str) -> Option<MergedEntry<'_>> {
-        self.get(self.position(name).ok()?)
+    /// Returns the entries in the order of names, as [`Merged::iter_from`].
+    pub fn iter(&self) -> impl Iterator<Item = Result<MergedEntry<'_>, LookupError>> + '_ {
+        self.iter_from(0)
     }
 
     /// Returns a number that is equal for equal names, kinds and versions, from mount to mount.

@@ -21,6 +21,10 @@
 //! catalogues. No lock is held across an await; the caches' own are leaves.
 
 mod explain;
+#[cfg(feature = "failpoints")]
+pub(crate) mod fuzzing {
+    pub(crate) use super::symlink::stays_inside;
+}
 mod merge;
 mod merged;
 mod symlink;

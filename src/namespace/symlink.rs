@@ -8,7 +8,7 @@ use crate::path::RelPath;
 /// The target must be relative, its `..` must all come first, and they must not climb above the
 /// volume's root. A `..` after a name is refused even where it would stay inside when read as text:
 /// the name may be a link to a directory higher up, and then it would not.
-pub(super) fn stays_inside(dir: &RelPath, target: &str) -> bool {
+pub(crate) fn stays_inside(dir: &RelPath, target: &str) -> bool {
     if target.is_empty() || target.starts_with('/') || target.contains('\0') {
         return false;
     }

@@ -110,9 +110,10 @@ impl Inside {
     /// one keeps it for one errand of that thread's, and no longer.
     pub fn settle<T: Send>(self, main: impl FnOnce(Report, Errand) -> T + Send) -> io::Result<T> {
         let Inside { keep, mut report } = self;
-        let give_up = move || match keep.map(privileges::drop_all_but) {
-            Some(Err(error)) => warn!(%error, "a privilege is left"),
-            _ => {}
+        let give_up = move || {
+            if let Some(Err(error)) = keep.map(privileges::drop_all_but) {
+                warn!(%error, "a privilege is left");
+            }
         };
         let (errand, asked) = mpsc::channel::<Work>();
         std::thread::scope(|scope| {

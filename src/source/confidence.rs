@@ -39,7 +39,8 @@ impl Confidences {
         }
     }
 
-    fn remember(&self, secret: String) {
+    /// Takes note of a secret that others send for us.
+    pub(crate) fn remember(&self, secret: String) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if secret.len() < SHORTEST || all.contains(&secret) {
             return;
@@ -99,11 +100,13 @@ fn forms(secret: &str) -> Vec<String> {
         markup.replace('"', "&quot;").replace('\'', "&#39;"),
         markup,
         format!("{secret:?}").trim_matches('"').to_owned(),
-        base64(secret, STANDARD),
-        base64(secret, URL_SAFE),
         percent_decode_str(secret).decode_utf8_lossy().into_owned(),
         secret.to_owned(),
     ];
+    for alphabet in [STANDARD, URL_SAFE] {
+        // By what comes before it, a text looks in three ways.
+        forms.extend((0..3).map(|before| base64(secret, before, alphabet)));
+    }
     forms.retain(|form| form.len() >= SHORTEST);
     forms.sort_by_key(|form| std::cmp::Reverse(form.len()));
     forms
@@ -112,15 +115,15 @@ fn forms(secret: &str) -> Vec<String> {
 const STANDARD: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 const URL_SAFE: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
-/// Writes base64 without what stands at its end where the text's length is no multiple of three, so
-/// that it is found in whatever follows.
-fn base64(text: &str, alphabet: &[u8; 64]) -> String {
-    let whole = text.len() / 3 * 3;
-    let digits = text.as_bytes()[..whole].chunks(3).flat_map(|three| {
+/// Writes base64 of a text with `before` bytes (0 to 2) in front of it, without the digits at both
+/// ends that depend on what is around it.
+fn base64(text: &str, before: usize, alphabet: &[u8; 64]) -> String {
+    let bytes = [&[0; 2][..before], text.as_bytes()].concat();
+    let digits = bytes.chunks_exact(3).flat_map(|three| {
         let bits = u32::from(three[0]) << 16 | u32::from(three[1]) << 8 | u32::from(three[2]);
         [18, 12, 6, 0].map(|shift| char::from(alphabet[(bits >> shift & 63) as usize]))
     });
-    digits.collect()
+    digits.skip([0, 2, 3][before]).collect()
 }
 
 fn unbase64(text: &str) -> Option<String> {
@@ -166,10 +169,12 @@ mod tests {
             "in a page hunter2&amp;more",
             "in a URL hunter2%26more",
             "encoded again aHVudGVyMiZtb3Jl",
+            "and a longer one eHh4bWU6aHVudGVyMiZtb3Jl",
+            "not at the same place eG1lOmh1bnRlcjImbW9yZQ==",
         ] {
             let text = concealed(&basic, said);
             assert!(text.contains(HIDDEN), "{said}: {text}");
-            for part in ["hunter2", "bWU6", "aHVudGVy"] {
+            for part in ["hunter2", "aHVudGVy", "h1bnRlcj", "odW50ZXIy"] {
                 assert!(!text.contains(part), "{said}: {text}");
             }
         }
@@ -189,7 +194,7 @@ mod tests {
     #[test]
     fn base64_goes_both_ways() {
         for text in ["", "abc", "abcdef", "hunter2 hunter2 ?>~"] {
-            let whole = base64(text, STANDARD);
+            let whole = base64(text, 0, STANDARD);
             assert_eq!(
                 unbase64(&whole).as_deref(),
                 Some(&text[..text.len() / 3 * 3])

@@ -78,6 +78,28 @@ impl ErrorKind {
 #[derive(Clone)]
 pub struct Error(Arc<Inner>);
 
+/// How much of a message is kept, in characters: a server's words are in it, and it is logged, shown and
+/// cloned.
+const MESSAGE: usize = 1024;
+
+/// Returns the message as one line of bounded length, without anything that a terminal obeys.
+fn tidied(message: String) -> String {
+    let message = match message.char_indices().nth(MESSAGE) {
+        Some((end, _)) => format!("{}…", &message[..end]),
+        None => message,
+    };
+    match message.contains(char::is_control) {
+        true => message
+            .chars()
+            .map(|c| match c.is_control() {
+                true => c.escape_default().to_string(),
+                false => c.to_string(),
+            })
+            .collect(),
+        false => message,
+    }
+}
+
 struct Inner {
     kind: ErrorKind,
     message: String,
@@ -89,7 +111,7 @@ impl Error {
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Error {
         Error(Arc::new(Inner {
             kind,
-            message: message.into(),
+            message: tidied(message.into()),
             retry_after: None,
         }))
     }
@@ -117,7 +139,7 @@ impl Error {
     pub fn context(self, what: impl fmt::Display) -> Error {
         Error(Arc::new(Inner {
             kind: self.0.kind,
-            message: format!("{what}: {}", self.0.message),
+            message: tidied(format!("{what}: {}", self.0.message)),
             retry_after: self.0.retry_after,
         }))
     }
@@ -126,7 +148,7 @@ impl Error {
     pub(crate) fn in_other_words(self, message: String) -> Error {
         Error(Arc::new(Inner {
             kind: self.0.kind,
-            message,
+            message: tidied(message),
             retry_after: self.0.retry_after,
         }))
     }

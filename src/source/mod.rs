@@ -15,16 +15,20 @@ use crate::path::{BadName, RelPath};
 
 mod confidence;
 mod error;
+#[cfg(feature = "failpoints")]
+pub(crate) mod fuzzing;
 pub mod guard;
 pub mod http;
+mod listing;
 pub mod local;
 pub mod memory;
-mod progress;
+pub(crate) mod progress;
 pub mod s3;
 mod secret;
 mod wire;
 
 pub use error::{Error, ErrorKind, Result};
+pub use listing::{ListingBuilder, PackedListing};
 pub use secret::Secret;
 
 /// One remote place: a bucket prefix, an HTTP tree, a local directory.
@@ -43,6 +47,14 @@ pub trait Source: Send + Sync + 'static {
     /// Lists one directory. [`ErrorKind::NotFound`] only if the source clearly says that it is not
     /// there; an object store's empty root is an empty listing.
     async fn list(&self, dir: &RelPath) -> Result<Listing>;
+
+    /// As [`Source::list`], but hands the entries on as they come: for sources whose directories have
+    /// no bound, so that one need not be in memory as a whole. What `into` held before is kept only
+    /// by those that fail.
+    async fn list_into(&self, dir: &RelPath, into: &mut ListingBuilder) -> Result<()> {
+        into.take_all(self.list(dir).await?);
+        Ok(())
+    }
 
     /// Returns what is at `path` now, with its size and validator, for a file or symbolic link.
     async fn stat(&self, path: &RelPath) -> Result<Entry>;
@@ -118,73 +130,6 @@ pub enum HiddenWhy {
     /// A symbolic link that leads out of the volume.
     #[error("a symbolic link that leads out of the volume")]
     Escapes,
-}
-
-/// Builds a [`Listing`] from names in any order, hostile or twice.
-#[derive(Debug, Default)]
-pub struct ListingBuilder {
-    listing: Listing,
-}
-
-impl ListingBuilder {
-    /// Adds an entry.
-    pub fn push(&mut self, entry: Entry) {
-        self.listing.entries.push(entry);
-    }
-
-    /// Adds entries.
-    pub fn extend(&mut self, entries: impl IntoIterator<Item = Entry>) {
-        self.listing.entries.extend(entries);
-    }
-
-    /// Counts a name that is not shown.
-    pub fn hide(&mut self, why: HiddenWhy, name: &str) {
-        self.hide_many(why, 1, || name.escape_debug().to_string());
-    }
-
-    fn hide_many(&mut self, why: HiddenWhy, count: u64, example: impl FnOnce() -> String) {
-        match self.listing.hidden.iter_mut().find(|h| h.why == why) {
-            Some(hidden) => hidden.count += count,
-            None => self.listing.hidden.push(Hidden {
-                why,
-                count,
-                example: example(),
-            }),
-        }
-    }
-
-    /// Returns how many entries were added so far.
-    pub fn len(&self) -> usize {
-        self.listing.entries.len()
-    }
-
-    /// Returns whether nothing was added so far.
-    pub fn is_empty(&self) -> bool {
-        self.listing.entries.is_empty()
-    }
-
-    /// Sorts, and lets a directory win over a file of its name.
-    pub fn finish(mut self) -> Listing {
-        use crate::entry::Kind;
-        let mut entries = std::mem::take(&mut self.listing.entries);
-        entries.sort_by(|a, b| {
-            let rank = |e: &Entry| e.kind != Kind::Dir;
-            a.name.cmp(&b.name).then(rank(a).cmp(&rank(b)))
-        });
-        let mut kept: Vec<Entry> = Vec::with_capacity(entries.len());
-        for entry in entries {
-            match kept.last() {
-                Some(last) if last.name == entry.name => {
-                    if entry.kind != Kind::Dir {
-                        self.hide(HiddenWhy::Shadowed, entry.name.as_str());
-                    }
-                }
-                _ => kept.push(entry),
-            }
-        }
-        self.listing.entries = kept;
-        self.listing
-    }
 }
 
 /// The bytes of a ranged read, as they arrive.

@@ -7,7 +7,7 @@
 //! the newer listing, reading goes on after that name, and names are sorted; not found, the reader
 //! is given the rest of the listing that it began with. And a new process can answer for an old one.
 
-use crate::namespace::Merged;
+use crate::namespace::{LookupError, Merged};
 
 /// The offset of the first name: `.` is at 0 and `..` at 1.
 pub(super) const FIRST: u64 = 2;
@@ -24,20 +24,23 @@ pub(super) fn behind(index: usize, name: &str) -> u64 {
 
 /// Returns the index of the first name that a reader who is at `offset` has not seen; nothing if the
 /// offset is of another listing, which had a name that this one has not.
-pub(super) fn resume(listing: &Merged, offset: u64) -> Option<usize> {
+pub(super) fn resume(listing: &Merged, offset: u64) -> Result<Option<usize>, LookupError> {
     let Some(index) = index_before(offset) else {
-        return Some(0);
+        return Ok(Some(0));
     };
     let hash_before = offset >> HALF;
     let is_it = |name: &str| u64::from(hash(name)) == hash_before;
-    if listing
-        .get(index)
-        .is_some_and(|e| is_it(e.entry.name.as_str()))
+    if let Some(entry) = listing.iter_from(index).next()
+        && is_it(entry?.entry.name.as_str())
     {
-        return Some(index + 1);
+        return Ok(Some(index + 1));
     }
-    let found = listing.iter().position(|e| is_it(e.entry.name.as_str()));
-    found.map(|at| at + 1)
+    for (at, entry) in listing.iter().enumerate() {
+        if is_it(entry?.entry.name.as_str()) {
+            return Ok(Some(at + 1));
+        }
+    }
+    Ok(None)
 }
 
 /// Returns the best guess where no listing has the name before `offset` any more: rather one name

@@ -27,6 +27,9 @@ pub enum Error {
     /// The operation does not fit the inode.
     #[error("not a symbolic link")]
     NotSymlink,
+    /// A name that no file can have.
+    #[error("file name too long")]
+    NameTooLong,
     /// No such extended attribute.
     #[error("no such attribute")]
     NoAttribute,

@@ -21,7 +21,7 @@ use crate::catalogue::Catalogue;
 use crate::entry::{Entry, Kind, Timestamp};
 use crate::fetch::{Counters, Fetcher};
 use crate::namespace::{Found, Merged, Namespace};
-use crate::path::{Name, RelPath};
+use crate::path::{NAME_MAX, Name, RelPath};
 use crate::source::{ErrorKind, Source};
 
 mod attr;
@@ -36,7 +36,7 @@ mod xattr;
 
 pub use attr::{Attr, Owner};
 pub use error::{Error, Result};
-pub use node::{Ino, ROOT};
+pub use node::{Idle, Ino, ROOT};
 pub use open::Backing;
 
 use file::Handle;
@@ -64,8 +64,6 @@ pub struct Vfs {
     /// The time shown where a source knows none: fixed, so that it is the same after a remount.
     epoch: Timestamp,
     nodes: Nodes,
-    /// How many inodes the kernel may keep without using them.
-    inode_limit: usize,
     handles: Shards<Arc<Handle>>,
     dirs: Shards<Arc<DirHandle>>,
     next_handle: AtomicU64,
@@ -87,6 +85,8 @@ pub struct LayerPolicy {
 #[derive(Debug)]
 struct DirHandle {
     node: Arc<Node>,
+    /// Of the listing that it was opened with.
+    generation: u64,
     listing: std::sync::RwLock<Merged>,
 }
 
@@ -153,7 +153,6 @@ impl Vfs {
             owner,
             epoch: Timestamp(0),
             nodes: Nodes::new(),
-            inode_limit: usize::MAX,
             handles: Shards::new(),
             dirs: Shards::new(),
             next_handle: AtomicU64::new(1),
@@ -166,20 +165,17 @@ impl Vfs {
         &self.namespace
     }
 
-    /// Bounds how many inodes the kernel is told to keep: names beyond that many are to be looked
-    /// up again at each use, and the kernel lets go of their inodes as soon as nobody uses them.
-    pub fn with_inode_limit(mut self, limit: usize) -> Vfs {
-        self.inode_limit = limit;
-        self
+    /// Calls `crowded` whenever the kernel comes to know more than `limit` inodes, so that some of
+    /// [`Vfs::idle`] are taken from it. It must not wait.
+    pub fn on_crowd(&self, limit: usize, crowded: impl Fn() + Send + Sync + 'static) {
+        self.nodes.on_crowd(limit, Box::new(crowded));
     }
 
-    /// Returns for how long the kernel may keep a name that holds for `fresh_for`.
-    fn name_ttl(&self, fresh_for: Duration) -> Duration {
-        if self.nodes.len() > self.inode_limit {
-            Duration::ZERO
-        } else {
-            fresh_for.min(FOREVER)
-        }
+    /// Returns up to `most` inodes that the kernel knows and that are not open, with where they
+    /// are (the directory's inode and the name) and whether they are directories; nothing while
+    /// there are no more of them than fit.
+    pub fn idle(&self, most: usize) -> Vec<Idle> {
+        self.nodes.idle(most)
     }
 
     /// Returns how many inodes the kernel knows, and how many files are open.
@@ -256,15 +252,17 @@ impl Vfs {
 
     fn lookup_args(&self, parent: Ino, name: &[u8]) -> Result<(Arc<Node>, Name)> {
         let dir = self.dir_node(parent)?;
-        // A name that cannot be is not there.
+        if name.len() > NAME_MAX {
+            return Err(Error::NameTooLong);
+        }
+        // Any other name that cannot be is not there.
         let name = Name::from_bytes(name).map_err(|_| Error::Absent)?;
         Ok((dir, name))
     }
 
     fn looked_up(&self, dir: &RelPath, found: Found) -> Looked {
-        let fresh_for = found.fresh_for;
+        let name_ttl = found.fresh_for.min(FOREVER);
         let node = self.node_for(dir.join(&found.entry.name), found);
-        let name_ttl = self.name_ttl(fresh_for);
         Looked {
             attr: self.attr_of(&node),
             name_ttl,
@@ -350,15 +348,24 @@ impl Vfs {
         self.hidden.note(&node, &listing, &self.namespace);
         // Zero is "never listed".
         let generation = listing.generation().max(1);
-        let unchanged = node.listed.swap(generation, Ordering::Relaxed) == generation
-            && listing.degraded().is_empty();
+        let unchanged =
+            node.listed.load(Ordering::Relaxed) == generation && listing.degraded().is_empty();
         let handle = self.next_handle.fetch_add(1, Ordering::Relaxed);
         let dir = DirHandle {
             node,
+            generation,
             listing: std::sync::RwLock::new(listing),
         };
         self.dirs.insert(handle, Arc::new(dir));
         OpenedDir { handle, unchanged }
+    }
+
+    /// Takes note that the kernel was told of an opened directory: if it had to forget another
+    /// listing, it has by now, and may keep this one.
+    pub fn told_opened(&self, handle: u64) {
+        if let Some(dir) = self.dirs.get(handle) {
+            dir.node.listed.store(dir.generation, Ordering::Relaxed);
+        }
     }
 
     /// Closes a directory.
@@ -382,12 +389,12 @@ impl Vfs {
         debug_assert_eq!(dir.node.ino, ino);
         let (listing, from) = {
             let mut held = dir.listing.write().unwrap_or_else(PoisonError::into_inner);
-            let mut from = cookie::resume(&held, offset);
+            let mut from = cookie::resume(&held, offset)?;
             // Rewound: POSIX wants the present state. Of another listing: that which the kernel's
             // cache has by now.
             if (offset == 0 || from.is_none())
                 && let Some(Ok(now)) = self.namespace.peek_list(&dir.node.path)
-                && let Some(at) = cookie::resume(&now, offset)
+                && let Some(at) = cookie::resume(&now, offset)?
             {
                 *held = now;
                 from = Some(at);
@@ -413,19 +420,28 @@ impl Vfs {
                 return Ok(());
             }
         }
-        let fresh_for = listing.fresh_for();
-        for at in from..listing.len() {
-            let Some(found) = listing.get(at) else { break };
+        // A reader of an older listing must bring no old names back into the kernel's memory.
+        let fresh_for = if count && self.namespace.is_current(&node.path, &listing) {
+            listing.fresh_for()
+        } else {
+            Duration::ZERO
+        };
+        for (at, found) in (from..).zip(listing.iter_from(from)) {
+            // What was taken goes first; who asks for more then gets the error.
+            let found = match found {
+                Err(_) if at > from => break,
+                found => found?,
+            };
             let path = node.path.join(&found.entry.name);
-            let unsized_file = needs_size(found.entry);
+            let unsized_file = needs_size(&found.entry);
             let name = &found.entry.name;
             let (ino, what) = self.identify(&path, found.entry.clone(), found.layer, found.path());
             let (attr, ttl) = if count && !unsized_file {
                 let attr = self.attr_of(&self.nodes.look_up(ino, path, what));
-                (attr, self.name_ttl(fresh_for))
+                (attr, fresh_for.min(FOREVER))
             } else {
                 (
-                    self.owner.attr(ino, found.entry, self.epoch),
+                    self.owner.attr(ino, &found.entry, self.epoch),
                     Duration::ZERO,
                 )
             };

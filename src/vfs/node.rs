@@ -6,12 +6,12 @@
 //! what the catalogue knows: nothing here has to survive.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use super::file::OpenFile;
 use super::shards::Shards;
 use crate::entry::{Entry, Kind, Timestamp};
-use crate::path::RelPath;
+use crate::path::{Name, RelPath};
 
 /// An inode number. The root's is 1.
 pub type Ino = u64;
@@ -32,6 +32,19 @@ pub(super) enum What {
         source_path: RelPath,
         entry: Entry,
     },
+}
+
+/// An inode that the kernel knows and that is not open.
+#[derive(Debug, Clone)]
+pub struct Idle {
+    /// The inode.
+    pub ino: Ino,
+    /// The directory that it was found in, and its name there.
+    pub parent: Ino,
+    /// Its name; nothing for the root.
+    pub name: Option<Name>,
+    /// Whether it is a directory.
+    pub is_dir: bool,
 }
 
 /// An inode that the kernel may know.
@@ -129,11 +142,13 @@ fn number(parts: &[&str]) -> Ino {
 }
 
 /// The inodes that the kernel knows.
-#[derive(Debug)]
 pub(super) struct Nodes {
     nodes: Shards<Arc<Node>>,
     /// How many there are.
     count: AtomicUsize,
+    crowd: OnceLock<(usize, Box<dyn Fn() + Send + Sync>)>,
+    /// Where the next look for idle ones begins.
+    hand: AtomicUsize,
     root: Arc<Node>,
 }
 
@@ -142,6 +157,8 @@ impl Nodes {
         Nodes {
             nodes: Shards::new(),
             count: AtomicUsize::new(0),
+            crowd: OnceLock::new(),
+            hand: AtomicUsize::new(0),
             root: Arc::new(Node {
                 ino: ROOT,
                 path: RelPath::root(),
@@ -203,6 +220,12 @@ impl Nodes {
                         listed: AtomicU64::new(listed),
                     });
                     shard.insert(ino, node.clone());
+                    drop(shard);
+                    if let Some((limit, crowded)) = self.crowd.get()
+                        && self.len() > *limit
+                    {
+                        crowded();
+                    }
                     return node;
                 }
             }
@@ -223,6 +246,39 @@ impl Nodes {
                 self.count.fetch_sub(1, Ordering::Relaxed);
             }
         }
+    }
+
+    pub(super) fn on_crowd(&self, limit: usize, crowded: Box<dyn Fn() + Send + Sync>) {
+        // Set once; whoever comes second is another mount's and has its own.
+        let _ = self.crowd.set((limit, crowded));
+    }
+
+    /// Returns up to `most` inodes that are not open, a shard at a time; nothing unless there are
+    /// more than fit, an eighth of them excepted so that there is something to gain.
+    pub(super) fn idle(&self, most: usize) -> Vec<Idle> {
+        let Some((limit, _)) = self.crowd.get() else {
+            return Vec::new();
+        };
+        let surplus = self.len().saturating_sub(limit - limit / 8);
+        let mut found = Vec::new();
+        for _ in 0..Shards::<Arc<Node>>::COUNT {
+            let shard = self.nodes.nth(self.hand.fetch_add(1, Ordering::Relaxed));
+            let idle = shard.values().filter_map(|node| {
+                let opened = node.opened.lock();
+                let opened = opened.unwrap_or_else(std::sync::PoisonError::into_inner);
+                (opened.strong_count() == 0).then(|| Idle {
+                    ino: node.ino,
+                    parent: node.path.parent().map_or(ROOT, |dir| dir_ino(&dir)),
+                    name: node.path.file_name(),
+                    is_dir: node.is_dir(),
+                })
+            });
+            found.extend(idle.take(most.min(surplus) - found.len()));
+            if found.len() >= most.min(surplus) {
+                break;
+            }
+        }
+        found
     }
 
     /// Returns the directory at `path` if the kernel knows it.
@@ -266,6 +322,42 @@ mod tests {
             dir_ino(&RelPath::new("a").unwrap()),
             4_791_933_641_484_670_954
         );
+    }
+
+    #[test]
+    fn a_crowd_is_told_of_and_only_the_surplus_is_idle() {
+        let nodes = Nodes::new();
+        let look_up = |ino: Ino| {
+            let path = RelPath::new(&format!("f{ino}")).unwrap();
+            let what = What::Leaf {
+                layer: 0,
+                source_path: path.clone(),
+                entry: file("1"),
+            };
+            nodes.look_up(ino, path, what)
+        };
+        let told = Arc::new(AtomicUsize::new(0));
+        let tell = told.clone();
+        nodes.on_crowd(
+            16,
+            Box::new(move || {
+                let _ = tell.fetch_add(1, Ordering::Relaxed);
+            }),
+        );
+        (2..18).for_each(|ino| drop(look_up(ino)));
+        assert_eq!(told.load(Ordering::Relaxed), 0);
+        (18..38).for_each(|ino| drop(look_up(ino)));
+        assert_eq!(told.load(Ordering::Relaxed), 20);
+        assert_eq!(nodes.idle(5).len(), 5);
+        // 36 of them, and 14 may stay.
+        let idle = nodes.idle(100);
+        assert_eq!(idle.len(), 22);
+        assert_eq!(idle[0].parent, ROOT);
+        for inode in idle {
+            nodes.forget(inode.ino, 1);
+        }
+        assert_eq!(nodes.len(), 14);
+        assert!(nodes.idle(100).is_empty());
     }
 
     #[test]

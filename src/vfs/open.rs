@@ -48,12 +48,12 @@ impl Vfs {
         let found = self
             .namespace
             .peek_lookup(&node.path.parent()?, &node.path.file_name()?)?;
-        let entry = match self.current(&node, found, caller) {
-            Ok(entry) => entry,
+        let Current { entry, is_replaced } = match self.current(&node, found, caller) {
+            Ok(current) => current,
             Err(error) => return Some(Err(error)),
         };
         let leaf = leaf(&node).ok()?;
-        if self.must_probe(leaf.layer, leaf.path, &entry) {
+        if !is_replaced && self.must_probe(leaf.layer, leaf.path, &entry) {
             return None;
         }
         if let Some(file) = opened(&node) {
@@ -76,13 +76,19 @@ impl Vfs {
         let node = self.file_node(ino)?;
         let Leaf { layer, path, entry } = leaf(&node)?;
         let mut entry = entry.clone();
+        let mut is_known = false;
         if let (Some(dir), Some(name)) = (node.path.parent(), node.path.file_name()) {
             let found = self.namespace.lookup(&dir, &name).await;
-            entry = self.current(&node, found, caller)?;
+            let current = self.current(&node, found, caller)?;
+            (entry, is_known) = (current.entry, current.is_replaced);
         }
-        let due = self.must_probe(layer, path, &entry);
+        let due = !is_known && self.must_probe(layer, path, &entry);
         if due || (!pinned(&entry) && opened(&node).is_none()) {
-            entry = self.probe(layer, path, &entry).await?;
+            entry = match self.probe(layer, path, &entry).await {
+                // Told before, as in `current`.
+                Err(Error::Stale) if pinned(&entry) && !node.must_tell_stale(caller) => entry,
+                answer => answer?,
+            };
         }
         if let Some(file) = opened(&node) {
             return Ok(self.handle(node, file));
@@ -197,23 +203,34 @@ impl Vfs {
         node: &Node,
         found: std::result::Result<Found, LookupError>,
         caller: u32,
-    ) -> Result<Entry> {
+    ) -> Result<Current> {
         let held = leaf(node)?.entry;
         match found {
             Ok(found) => {
                 let at = self.identify(&node.path, found.entry.clone(), found.layer, found.path);
                 if at.0 == node.ino {
-                    return Ok(found.entry);
+                    return Ok(Current {
+                        entry: found.entry,
+                        is_replaced: false,
+                    });
                 }
             }
             Err(LookupError::Absent { .. }) => {}
             // Nobody knows: the held version is the best there is.
-            Err(LookupError::Failed { .. }) => return Ok(held.clone()),
+            Err(LookupError::Failed { .. }) => {
+                return Ok(Current {
+                    entry: held.clone(),
+                    is_replaced: false,
+                });
+            }
         }
         if node.must_tell_stale(caller) {
             return Err(Error::Stale);
         }
-        Ok(held.clone())
+        Ok(Current {
+            entry: held.clone(),
+            is_replaced: true,
+        })
     }
 
     /// Returns whether the version is weak and was last seen too long ago.
@@ -327,6 +344,13 @@ impl Vfs {
                 .learn(path, &entry.version, validator.clone());
         }
     }
+}
+
+/// What is known at open of the version that an inode stands for.
+struct Current {
+    entry: Entry,
+    /// Its name stands for another version by now, which the opener was told.
+    is_replaced: bool,
 }
 
 /// A file of a layer.

@@ -13,6 +13,16 @@ pub(super) struct Shards<V> {
 }
 
 impl<V: Clone> Shards<V> {
+    /// How many shards there are.
+    pub(super) const COUNT: usize = SHARDS;
+
+    /// Returns one shard after the other, locked for reading.
+    pub(super) fn nth(&self, n: usize) -> RwLockReadGuard<'_, HashMap<u64, V>> {
+        self.shards[n % SHARDS]
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn new() -> Shards<V> {
         Shards {
             shards: std::array::from_fn(|_| RwLock::new(HashMap::new())),

@@ -353,3 +353,23 @@ fn a_time_out_is_repeated_for_a_second() {
     ];
     run(&shape, &steps).unwrap();
 }
+/// A file without a name to look up, which a probe finds replaced, opens at the second try.
+#[test]
+fn a_replaced_version_that_is_probed_is_told_of_once() {
+    let put = || Step::Put {
+        layer: 0,
+        path: "a".into(),
+        size: 1,
+        weak: true,
+    };
+    let shape = Shape {
+        layers: vec![Plan {
+            probed: true,
+            ..Plan::default()
+        }],
+        ..Shape::default()
+    };
+    let open = || Step::Open { path: "a".into() };
+    let held = || Step::OpenHeld { inode: 0 };
+    run(&shape, &[put(), open(), put(), held(), held(), held()]).unwrap();
+}

@@ -131,6 +131,8 @@ impl World {
             .collect();
         let until = Instant::now() + Duration::from_millis(500 + dice.below(2500));
         while Instant::now() < until && !held.is_empty() && !self.stopped() {
+            // Not to take the processor from the others.
+            std::thread::sleep(Duration::from_millis(1));
             let i = dice.index(held.len());
             if !self.read_part("read of held", dice, &mut held[i]) {
                 held.swap_remove(i);
@@ -230,11 +232,20 @@ impl World {
 
     /// Asks for attributes, links, extended attributes and sizes.
     fn look(&self, dice: &mut Dice) {
-        let view = dice.index(VIEWS.len());
-        let path = self.hot_dir(view).join(hot_name(dice.index(HOT)));
+        let (number, view) = (dice.index(HOT), dice.index(VIEWS.len()));
+        let path = self.hot_dir(view).join(hot_name(number));
+        let oldest = self.hot[number].surely[view].load(Ordering::SeqCst);
         let mut doing = self.watch.begin("stat");
-        if let Err(error) = path.symlink_metadata() {
-            self.failed(&mut doing, &path, true, &error);
+        match path.symlink_metadata() {
+            Ok(found) => {
+                let newest = self.hot[number].begun.load(Ordering::SeqCst);
+                if Candidates::new(number, oldest, newest, found.len()).none() {
+                    let (path, len) = (path.display(), found.len());
+                    let what = format!("stat {path}: {len} bytes, of {oldest}..={newest}");
+                    self.watch.complain("wrong version", what);
+                }
+            }
+            Err(error) => self.failed(&mut doing, &path, true, &error),
         }
         drop(doing);
         let mut doing = self.watch.begin("getxattr");
@@ -253,12 +264,55 @@ impl World {
         rustix::fs::statvfs(&self.at).unwrap();
     }
 
+    /// Lists the names that come and go: those that are there or not for longer than the last
+    /// refresh are listed or not.
+    fn list_fickle(&self, dice: &mut Dice) {
+        let view = dice.index(VIEWS.len());
+        let path = self.at.join(VIEWS[view]).join("fickle");
+        let settled = || -> Vec<_> { self.fickle.iter().map(|f| f.settled(view)).collect() };
+        let before = settled();
+        let mut doing = self.watch.begin("list of fickle");
+        let listed = std::fs::read_dir(&path).and_then(|all| {
+            let names = all.map(|e| Ok(e?.file_name().to_string_lossy().into_owned()));
+            names.collect::<Result<BTreeSet<String>, std::io::Error>>()
+        });
+        let listed = match listed {
+            Ok(listed) => listed,
+            Err(error) => return self.failed(&mut doing, &path, false, &error),
+        };
+        for (i, (before, after)) in before.into_iter().zip(settled()).enumerate() {
+            let Some(state) = before.filter(|_| before == after) else {
+                continue;
+            };
+            if listed.contains(&format!("c{i}")) != (state % 2 == 1) {
+                let what = format!("c{i} of state {state} in {}: {listed:?}", path.display());
+                self.watch.complain("wrong listing", what);
+            }
+        }
+    }
+
     /// Asks for a name that comes and goes.
     fn look_for_fickle(&self, dice: &mut Dice) {
         let (i, view) = (dice.index(FICKLE), dice.index(VIEWS.len()));
         let fickle = &self.fickle[i];
         let path = self.at.join(VIEWS[view]).join(format!("fickle/c{i}"));
         let before = fickle.settled(view);
+        if dice.below(2) == 0 {
+            let mut doing = self.watch.begin("stat of fickle");
+            let got = path.symlink_metadata();
+            let settled = before.filter(|_| before == fickle.settled(view));
+            match (got, settled.map(|s| s % 2 == 1)) {
+                (Ok(_), Some(false)) => {
+                    let what = format!("c{i} in {}, {settled:?}", VIEWS[view]);
+                    self.watch.complain("ghost", what);
+                }
+                (Err(error), None) if errno(&error) == Some(Errno::NOENT) => {}
+                (Err(error), Some(false)) if errno(&error) == Some(Errno::NOENT) => {}
+                (Err(error), _) => self.failed(&mut doing, &path, true, &error),
+                (Ok(_), _) => {}
+            }
+            return;
+        }
         let mut doing = self.watch.begin("read of fickle");
         let got = std::fs::read(&path);
         let after = fickle.settled(view);
@@ -504,6 +558,7 @@ pub fn start<'scope>(scope: &'scope Scope<'scope, '_>, world: &'scope World, pla
     });
     crew.spawn(2, |d| world.look(d));
     crew.spawn(2, |d| world.look_for_fickle(d));
+    crew.spawn(1, |d| world.list_fickle(d));
     crew.spawn(2, |d| world.execute(d));
     crew.spawn(1, |d| world.kill(d));
     if rustix::process::geteuid().is_root() {

@@ -4,6 +4,7 @@ use blake3::Hash;
 use rusqlite::{Connection, params};
 
 use super::read::Seal;
+use super::schema;
 use crate::dir::Dir;
 use crate::key::ObjectKey;
 
@@ -82,6 +83,8 @@ pub(crate) enum Change {
     Pin { key: ObjectKey },
     /// The object is no longer to be spared.
     Unpin { key: ObjectKey },
+    /// The sum of all is to be right.
+    Recount,
     /// Nothing, but it was committed when it is answered.
     Flush,
     /// The last one.
@@ -302,6 +305,13 @@ impl Change {
             Change::Unpin { key } => {
                 run("DELETE FROM pins WHERE key = ?1", params![key.as_bytes()])
             }
+            Change::Recount => match schema::miscounted(db)? {
+                Some(used) => run(
+                    "UPDATE meta SET value = ?1 WHERE name = 'used'",
+                    params![used],
+                ),
+                None => Ok(()),
+            },
             Change::Flush | Change::Stop => Ok(()),
         }
     }

@@ -82,6 +82,8 @@ struct Common {
     epoch: AtomicU64,
     /// A reader met damage; the writer is to look into it.
     damaged: AtomicBool,
+    /// A reader met what cannot have been written; that is certain.
+    nonsense: AtomicBool,
 }
 
 impl Index {
@@ -98,6 +100,7 @@ impl Index {
             troubles,
             epoch: AtomicU64::new(0),
             damaged: AtomicBool::new(false),
+            nonsense: AtomicBool::new(false),
         });
         let (queue, requests) = sync_channel(QUEUE);
         let writer = writer::Writer::new(Arc::clone(&common), connection);
@@ -238,7 +241,9 @@ impl Index {
 impl Common {
     fn note_read_error(&self, error: &rusqlite::Error) {
         self.troubles.note("read the index", error);
-        if schema::is_damage(error) {
+        if schema::is_nonsense(error) {
+            self.nonsense.store(true, Ordering::Relaxed);
+        } else if schema::is_damage(error) {
             self.damaged.store(true, Ordering::Relaxed);
         }
     }

@@ -155,6 +155,11 @@ impl Index {
         self.read(schema::used)
     }
 
+    /// Returns whether the sum of all is wrong. Reads the whole index: a second for millions.
+    pub(crate) fn is_miscounted(&self) -> bool {
+        self.read(schema::miscounted).flatten().is_some()
+    }
+
     pub(crate) fn counts(&self) -> Option<Counts> {
         self.read(|db| {
             db.query_row(

@@ -116,16 +116,51 @@ pub(super) fn open_for_reading(path: &Path) -> rusqlite::Result<Connection> {
 
 /// Returns whether an error means that the database itself is bad.
 pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
-    matches!(
-        error.sqlite_error_code(),
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
-    )
+    is_nonsense(error)
+        || matches!(
+            error.sqlite_error_code(),
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
+        )
+}
+
+/// Returns whether an error means that what is in the database cannot have been written by us: a
+/// table or a row that is not there, or a value of another kind. SQLite sees nothing wrong with
+/// such a database, as its pages have no checksums.
+pub(super) fn is_nonsense(error: &rusqlite::Error) -> bool {
+    use rusqlite::Error::{
+        FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType, QueryReturnedNoRows,
+        Utf8Error,
+    };
+    // Our SQL is always the same: if it is in error, its tables are not.
+    error.sqlite_extended_error_code() == Some(rusqlite::ffi::SQLITE_ERROR)
+        || matches!(
+            error,
+            FromSqlConversionFailure(..)
+                | IntegralValueOutOfRange(..)
+                | InvalidColumnType(..)
+                | QueryReturnedNoRows
+                | Utf8Error(..)
+        )
 }
 
 pub(super) fn used(connection: &Connection) -> rusqlite::Result<u64> {
     connection
         .prepare_cached("SELECT max(value, 0) FROM meta WHERE name = 'used'")?
         .query_row([], |row| row.get(0))
+}
+
+/// Returns what `meta.used` should be, if it is not: triggers keep it, but cannot know when it was
+/// damaged itself.
+pub(super) fn miscounted(connection: &Connection) -> rusqlite::Result<Option<i64>> {
+    connection
+        .query_row(
+            "SELECT value, (SELECT total(bytes) FROM objects) + (SELECT total(bytes) FROM blobs)
+                           + (SELECT total(bytes) FROM packs)
+             FROM meta WHERE name = 'used'",
+            [],
+            |row| Ok((row.get::<_, i64>(0)?, row.get::<_, f64>(1)? as i64)),
+        )
+        .map(|(says, is)| (says != is).then_some(is))
 }
 
 pub(super) fn latest_use(connection: &Connection) -> rusqlite::Result<u64> {

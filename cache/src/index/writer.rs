@@ -106,7 +106,8 @@ impl Writer {
     /// Sees to a database that was deleted, replaced or found damaged.
     fn check(&mut self) {
         self.checked = Instant::now();
-        if self.common.damaged.swap(false, Ordering::Relaxed) && self.is_damaged() {
+        let nonsense = self.common.nonsense.swap(false, Ordering::Relaxed);
+        if nonsense || self.common.damaged.swap(false, Ordering::Relaxed) && self.is_damaged() {
             self.replace();
         } else if self.connection.is_none() || identity(&self.common.dir) != self.identity {
             let troubles = &self.common.troubles;

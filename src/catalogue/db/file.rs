@@ -10,7 +10,7 @@ use super::DbError;
 use crate::entry::Timestamp;
 
 /// The version of the schema, in SQLite's `user_version`.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 
 /// "SVOL", in SQLite's `application_id`.
 const APPLICATION_ID: i64 = 0x5356_4f4c;
@@ -18,6 +18,9 @@ const APPLICATION_ID: i64 = 0x5356_4f4c;
 /// How long another process's write may keep one of ours waiting.
 const BUSY: Duration = Duration::from_secs(5);
 
+/// SQLite's pages have no checksums, so the rows have. `row_check` is that of an entry, `head_check`
+/// that of what a directory itself says; `checks` is the sum of its entries', so that none of them
+/// can be lost.
 const SCHEMA: &str = "
     CREATE TABLE sources (
         id       INTEGER PRIMARY KEY,
@@ -33,6 +36,8 @@ const SCHEMA: &str = "
         bytes      INTEGER NOT NULL,
         files      INTEGER NOT NULL,
         hidden     TEXT NOT NULL,
+        head_check INTEGER NOT NULL,
+        checks     INTEGER NOT NULL,
         UNIQUE (source, path)
     ) STRICT;
     CREATE TABLE entries (
@@ -47,6 +52,7 @@ const SCHEMA: &str = "
         digest         BLOB,
         listed_version TEXT,
         seen           INTEGER,
+        row_check      INTEGER NOT NULL,
         PRIMARY KEY (dir, name)
     ) STRICT, WITHOUT ROWID;
     CREATE TABLE superseded (
@@ -60,6 +66,7 @@ const SCHEMA: &str = "
         target      TEXT,
         digest      BLOB,
         replaced_at INTEGER NOT NULL,
+        row_check   INTEGER NOT NULL,
         PRIMARY KEY (source, path, version)
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX superseded_by_age ON superseded (replaced_at);
@@ -147,12 +154,24 @@ fn create(mut connection: Connection) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
+/// Returns whether an error means that the file is damaged; also where SQLite sees nothing wrong
+/// with it, but a table or a value in it cannot be ours.
 pub(super) fn is_corrupt(error: &rusqlite::Error) -> bool {
+    use rusqlite::Error::{
+        FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType, Utf8Error,
+    };
     use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
     matches!(
         error.sqlite_error_code(),
         Some(DatabaseCorrupt | NotADatabase)
-    )
+    ) || error.sqlite_extended_error_code() == Some(rusqlite::ffi::SQLITE_ERROR)
+        || matches!(
+            error,
+            FromSqlConversionFailure(..)
+                | IntegralValueOutOfRange(..)
+                | InvalidColumnType(..)
+                | Utf8Error(..)
+        )
 }
 
 /// Renames the file and SQLite's companions out of the way.

@@ -23,9 +23,10 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
-use super::directory::{Directory, Row};
+use super::directory::Directory;
 use crate::entry::{Entry, Timestamp};
 use crate::path::{Name, RelPath};
+use crate::rows::{Room, Row};
 
 /// The file in the cache directory.
 const FILE: &str = "catalogue.db";
@@ -157,6 +158,12 @@ pub(super) struct Stored {
     pub(super) dir: Directory,
     /// Since when it must be listed again before it is served.
     pub(super) invalid_at: Option<Timestamp>,
+}
+
+/// Reads the text of what was hidden, and writes it again.
+#[cfg(feature = "failpoints")]
+pub(super) fn hidden_again(text: &str) -> String {
+    rows::encode_hidden(&rows::decode_hidden(text))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -313,7 +320,7 @@ impl Db {
     }
 
     /// Returns what is known of `path`. Blocks on the disk.
-    pub(super) fn load(&self, source: i64, path: &RelPath) -> Option<Stored> {
+    pub(super) fn load(&self, source: i64, path: &RelPath, room: &Room) -> Option<Stored> {
         let inner = self.0.as_ref()?;
         if let Some(known) = lock(&inner.pending).look(source, path) {
             return known.map(|dir| Stored {
@@ -321,7 +328,7 @@ impl Db {
                 invalid_at: None,
             });
         }
-        inner.read(|c| rows::load(c, source, path)).flatten()
+        inner.read(|c| rows::load(c, source, path, room)).flatten()
     }
 
     /// Returns the versions of `path` that were replaced in the last day, newest first. Blocks on
@@ -442,7 +449,7 @@ impl Inner {
                 ..
             } => {
                 if let Some((_, waiting)) = pending.dirs.get_mut(&(*source, dir.clone()))
-                    && let Some(new) = waiting.patched(Row::clone(row), *generation)
+                    && let Ok(Some(new)) = waiting.patched(row, *generation)
                 {
                     *waiting = Arc::new(new);
                 }

@@ -6,9 +6,10 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row as SqlRow, params};
 
 use super::Stored;
-use crate::catalogue::directory::{Directory, Note, Row};
+use crate::catalogue::directory::Directory;
 use crate::entry::{Digest, Entry, Kind, Timestamp, Version};
 use crate::path::{BadName, Name, RelPath};
+use crate::rows::{Note, Packer, Room, Row};
 use crate::source::{Hidden, HiddenWhy};
 
 /// Bits 0 and 1: the kind.
@@ -31,53 +32,115 @@ pub(super) fn load(
     connection: &Connection,
     source: i64,
     path: &RelPath,
+    room: &Room,
 ) -> rusqlite::Result<Option<Stored>> {
     // One snapshot for both queries.
     let transaction = connection.unchecked_transaction()?;
     let head = transaction
         .prepare_cached(
-            "SELECT id, listed_at, generation, invalid_at, hidden FROM dirs
+            "SELECT id, listed_at, generation, invalid_at, hidden, head_check, checks FROM dirs
              WHERE source = ?1 AND path = ?2",
         )?
         .query_row(params![source, path.as_str()], |row| {
+            let hidden = row.get_ref(4)?.as_str()?;
+            if row.get::<_, i64>(5)? != head_check(path, row.get(1)?, hidden) {
+                return Err(damaged());
+            }
             Ok((
                 row.get::<_, i64>(0)?,
                 Timestamp(row.get(1)?),
                 row.get::<_, u64>(2)?,
                 row.get::<_, Option<i64>>(3)?.map(Timestamp),
-                decode_hidden(row.get_ref(4)?.as_str()?),
+                decode_hidden(hidden),
+                row.get::<_, i64>(6)?,
             ))
         })
         .optional()?;
-    let Some((id, listed_at, generation, invalid_at, hidden)) = head else {
+    let Some((id, listed_at, generation, invalid_at, hidden, checks)) = head else {
         return Ok(None);
     };
     let mut statement = transaction.prepare_cached(
-        "SELECT name, flags, size, mtime, version, validator, target, digest, listed_version, seen
+        "SELECT name, flags, size, mtime, version, validator, target, digest, row_check,
+                listed_version, seen
          FROM entries WHERE dir = ?1 ORDER BY name",
     )?;
     let mut found = statement.query([id])?;
-    let mut rows = Vec::new();
+    let mut rows = Packer::new(room.clone());
+    let mut sum = 0i64;
     while let Some(row) = found.next()? {
         let Ok(name) = Name::new(row.get_ref(0)?.as_str()?) else {
             // Whoever wrote this was not us. Without the row the directory would be wrong.
             return Ok(None);
         };
+        if name.as_str() <= rows.last() {
+            // SQLite compares as we do; another order is another's.
+            return Ok(None);
+        }
         let flags: i64 = row.get(1)?;
         let entry = decode_entry(row, name, flags)?;
-        let listed = text(row, 8)?.map(|token| Version {
+        sum = sum.wrapping_add(row.get(8)?);
+        let listed = text(row, 9)?.map(|token| Version {
             strong: flags & LISTED_STRONG != 0,
             token,
         });
-        let seen = row.get::<_, Option<i64>>(9)?.map(Timestamp);
+        let seen = row.get::<_, Option<i64>>(10)?.map(Timestamp);
         let note = (listed.is_some() || seen.is_some()).then(|| Box::new(Note { listed, seen }));
-        rows.push(Row { entry, note });
+        rows.push(&Row { entry, note });
     }
-    let dir = Directory::from_rows(rows, hidden.into(), listed_at, generation, None);
+    if sum != checks {
+        return Err(damaged());
+    }
+    let dir = Directory::from_rows(rows.finish(), hidden.into(), listed_at, generation, None);
     Ok(Some(Stored { dir, invalid_at }))
 }
 
-/// Decodes what `load` and `superseded` select alike: columns 2 to 7 after name and flags.
+/// The error for a row that is not as it was written.
+fn damaged() -> rusqlite::Error {
+    let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
+    rusqlite::Error::SqliteFailure(code, Some("a row is not as it was written".into()))
+}
+
+/// Returns the check of what a directory says of itself.
+pub(super) fn head_check(path: &RelPath, listed_at: i64, hidden: &str) -> i64 {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(path.as_str().as_bytes());
+    hasher.update(&[0]);
+    hasher.update(&listed_at.to_le_bytes());
+    hasher.update(hidden.as_bytes());
+    first_bytes(&hasher)
+}
+
+/// Returns the check of an entry, and of its flags as they are in its row.
+fn row_check(entry: &Entry, flags: i64) -> i64 {
+    let mut bytes = Vec::with_capacity(256);
+    let mut text = |text: Option<&str>| {
+        // No text is as long as this.
+        let len = text.map_or(u32::MAX, |text| text.len() as u32);
+        bytes.extend_from_slice(&len.to_le_bytes());
+        bytes.extend_from_slice(text.unwrap_or_default().as_bytes());
+    };
+    text(Some(entry.name.as_str()));
+    text(Some(&entry.version.token));
+    text(entry.validator.as_deref());
+    text(entry.target.as_deref());
+    let size = entry.size.and_then(|size| i64::try_from(size).ok());
+    for number in [size, entry.mtime.map(|t| t.0), Some(flags)] {
+        bytes.push(number.is_some().into());
+        bytes.extend_from_slice(&number.unwrap_or(0).to_le_bytes());
+    }
+    if let Some(digest) = entry.digest {
+        bytes.extend_from_slice(&encode_digest(digest));
+    }
+    first_bytes(blake3::Hasher::new().update(&bytes))
+}
+
+fn first_bytes(hasher: &blake3::Hasher) -> i64 {
+    let mut first = [0; 8];
+    hasher.finalize_xof().fill(&mut first);
+    i64::from_le_bytes(first)
+}
+
+/// Decodes what `load` and `superseded` select alike: columns 2 to 8 after name and flags.
 fn decode_entry(row: &SqlRow<'_>, name: Name, flags: i64) -> rusqlite::Result<Entry> {
     let token: Arc<str> = row.get_ref(4)?.as_str()?.into();
     let validator = if flags & SAME_VALIDATOR != 0 {
@@ -85,7 +148,7 @@ fn decode_entry(row: &SqlRow<'_>, name: Name, flags: i64) -> rusqlite::Result<En
     } else {
         text(row, 5)?
     };
-    Ok(Entry {
+    let entry = Entry {
         name,
         kind: match flags & KIND {
             0 => Kind::Dir,
@@ -102,7 +165,11 @@ fn decode_entry(row: &SqlRow<'_>, name: Name, flags: i64) -> rusqlite::Result<En
         executable: (flags & EXECUTABLE_KNOWN != 0).then_some(flags & EXECUTABLE != 0),
         target: text(row, 6)?,
         digest: decode_digest(row.get_ref(7)?),
-    })
+    };
+    if row.get::<_, i64>(8)? != row_check(&entry, flags) {
+        return Err(damaged());
+    }
+    Ok(entry)
 }
 
 fn text(row: &SqlRow<'_>, column: usize) -> rusqlite::Result<Option<Arc<str>>> {
@@ -124,8 +191,29 @@ fn encode_digest(digest: Digest) -> Vec<u8> {
     blob
 }
 
-/// Writes one row, new or over an old one.
-pub(super) fn store_row(connection: &Connection, dir: i64, row: &Row) -> rusqlite::Result<()> {
+/// Adds to the sum of a directory's checks.
+pub(super) fn add_checks(connection: &Connection, dir: i64, delta: i64) -> rusqlite::Result<()> {
+    // Not in SQL, where a sum that overflows is no integer any more.
+    let old: i64 = connection
+        .prepare_cached("SELECT checks FROM dirs WHERE id = ?1")?
+        .query_row([dir], |row| row.get(0))?;
+    connection
+        .prepare_cached("UPDATE dirs SET checks = ?2 WHERE id = ?1")?
+        .execute([dir, old.wrapping_add(delta)])
+        .map(drop)
+}
+
+/// Returns the check of a row that is there; 0 where there is none.
+pub(super) fn check_of(connection: &Connection, dir: i64, name: &Name) -> rusqlite::Result<i64> {
+    connection
+        .prepare_cached("SELECT row_check FROM entries WHERE dir = ?1 AND name = ?2")?
+        .query_row(params![dir, name.as_str()], |row| row.get(0))
+        .optional()
+        .map(|check| check.unwrap_or(0))
+}
+
+/// Writes one row, new or over an old one; returns its check.
+pub(super) fn store_row(connection: &Connection, dir: i64, row: &Row) -> rusqlite::Result<i64> {
     let entry = &row.entry;
     let listed = row.note.as_ref().and_then(|note| note.listed.as_ref());
     let same_validator = entry.validator.as_ref() == Some(&entry.version.token);
@@ -145,12 +233,13 @@ pub(super) fn store_row(connection: &Connection, dir: i64, row: &Row) -> rusqlit
             flags |= flag;
         }
     }
+    let check = row_check(entry, flags);
     connection
         .prepare_cached(
             "INSERT OR REPLACE INTO entries
              (dir, name, flags, size, mtime, version, validator, target, digest, listed_version,
-              seen)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+              seen, row_check)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
         )?
         .execute(params![
             dir,
@@ -165,8 +254,9 @@ pub(super) fn store_row(connection: &Connection, dir: i64, row: &Row) -> rusqlit
             entry.digest.map(encode_digest),
             listed.map(|v| &*v.token),
             row.note.as_ref().and_then(|n| n.seen).map(|t| t.0),
+            check,
         ])?;
-    Ok(())
+    Ok(check)
 }
 
 pub(super) fn superseded(
@@ -179,7 +269,8 @@ pub(super) fn superseded(
     };
     connection
         .prepare_cached(
-            "SELECT path, flags, size, mtime, version, validator, target, digest FROM superseded
+            "SELECT path, flags, size, mtime, version, validator, target, digest, row_check
+             FROM superseded
              WHERE source = ?1 AND path = ?2 ORDER BY replaced_at DESC",
         )?
         .query_map(params![source, path.as_str()], |row| {
@@ -229,7 +320,7 @@ pub(super) fn encode_hidden(hidden: &[Hidden]) -> String {
     text
 }
 
-fn decode_hidden(text: &str) -> Vec<Hidden> {
+pub(super) fn decode_hidden(text: &str) -> Vec<Hidden> {
     text.lines()
         .filter_map(|line| {
             let mut parts = line.splitn(3, ' ');

@@ -1,4 +1,5 @@
 use super::*;
+use crate::rows::Room;
 
 fn aside(dir: &Path) -> usize {
     std::fs::read_dir(dir)
@@ -87,7 +88,7 @@ fn a_file_found_corrupt_in_use_is_set_aside_by_the_next() {
     );
     inner.counters.note(&inner.path, &corrupt);
     assert!(!db.is_persistent());
-    assert!(db.load(1, &RelPath::root()).is_none());
+    assert!(db.load(1, &RelPath::root(), &Room::default()).is_none());
     drop(db);
     works(&Db::open(home.path()).unwrap());
     assert_eq!(aside(home.path()), 1);
@@ -140,15 +141,15 @@ async fn what_is_queued_is_visible_and_what_is_forgotten_is_not() {
         removed: Vec::new(),
     };
     db.write(store()).await;
-    assert!(db.load(source, &path).is_some());
+    assert!(db.load(source, &path, &Room::default()).is_some());
     let root = RelPath::new("a").unwrap();
     db.write(Op::Forget { source, path: root }).await;
-    assert!(db.load(source, &path).is_none());
+    assert!(db.load(source, &path, &Room::default()).is_none());
     db.write(store()).await;
-    assert!(db.load(source, &path).is_some());
+    assert!(db.load(source, &path, &Room::default()).is_some());
     blocking.commit().unwrap();
     db.flush().await;
-    assert!(db.load(source, &path).is_some());
+    assert!(db.load(source, &path, &Room::default()).is_some());
     assert_eq!(db.lost_writes(), 0);
     let inner = db.0.as_ref().unwrap();
     assert!(lock(&inner.pending).dirs.is_empty());
@@ -174,7 +175,10 @@ async fn paths_that_only_begin_alike_are_not_below() {
     }
     let a = RelPath::new("a").unwrap();
     db.write_and_wait(Op::Forget { source, path: a }).await;
-    let known = |path: &str| db.load(source, &RelPath::new(path).unwrap()).is_some();
+    let known = |path: &str| {
+        db.load(source, &RelPath::new(path).unwrap(), &Room::default())
+            .is_some()
+    };
     for (path, there) in [
         ("", true),
         ("a", false),
@@ -195,4 +199,55 @@ async fn paths_that_only_begin_alike_are_not_below() {
         })
         .await;
     assert_eq!(marked, 4);
+}
+
+#[tokio::test]
+async fn a_row_that_was_changed_is_not_believed() {
+    use crate::entry::{Entry, Kind, Version};
+    for sql in [
+        "UPDATE entries SET size = size + 1",
+        "UPDATE entries SET name = 'g' WHERE name = 'f1'",
+        "UPDATE entries SET version = 'w'",
+        "UPDATE entries SET flags = flags | 32",
+        "UPDATE entries SET dir = 99 WHERE name = 'f1'",
+        "DELETE FROM entries WHERE name = 'f2'",
+        "UPDATE dirs SET listed_at = listed_at | (1 << 62)",
+        "UPDATE entries SET row_check = 0",
+        "ALTER TABLE entries RENAME TO entrails",
+    ] {
+        let home = tempfile::tempdir().unwrap();
+        let db = Db::open(home.path()).unwrap();
+        let source = db.source("s").unwrap();
+        let path = RelPath::new("a").unwrap();
+        let entry = |n: u64| Entry {
+            kind: Kind::File,
+            size: Some(n),
+            version: Version::strong("v"),
+            ..Entry::dir(Name::new(&format!("f{n}")).unwrap())
+        };
+        let listing = crate::source::Listing {
+            entries: (0..5).map(entry).collect(),
+            ..Default::default()
+        };
+        let dir = Arc::new(Directory::first(listing, Timestamp::now(), None));
+        db.write_and_wait(Op::Store {
+            source,
+            path: path.clone(),
+            dir,
+            base: None,
+            touched: Vec::new(),
+            removed: Vec::new(),
+        })
+        .await;
+        assert!(db.load(source, &path, &Room::default()).is_some());
+        let other = Connection::open(home.path().join(FILE)).unwrap();
+        other.execute_batch("PRAGMA foreign_keys = OFF").unwrap();
+        other.execute_batch(sql).unwrap();
+        assert!(db.load(source, &path, &Room::default()).is_none(), "{sql}");
+        assert!(!db.is_persistent(), "{sql}");
+        drop((db, other));
+        let db = Db::open(home.path()).unwrap();
+        works(&db);
+        assert_eq!(aside(home.path()), 1, "{sql}");
+    }
 }

@@ -11,6 +11,7 @@ use super::{Counters, Op, Queued, rows};
 use crate::catalogue::directory::Directory;
 use crate::entry::{Timestamp, Version};
 use crate::path::{Name, RelPath};
+use crate::rows::Lost;
 
 /// Rows after which a batch is committed although more is waiting: some 50 ms of work, during which
 /// other processes cannot write.
@@ -120,7 +121,9 @@ fn apply(t: &Transaction<'_>, op: &Op) -> rusqlite::Result<u64> {
             if *supersedes {
                 supersede(t, id, name)?;
             }
-            rows::store_row(t, id, row)?;
+            let before = rows::check_of(t, id, name)?;
+            let check = rows::store_row(t, id, row)?;
+            rows::add_checks(t, id, check.wrapping_sub(before))?;
             let size = i64::try_from(row.entry.size.unwrap_or(0)).unwrap_or(i64::MAX);
             t.prepare_cached(
                 "UPDATE dirs SET generation = max(generation, ?2), bytes = max(0, bytes + ?3)
@@ -188,14 +191,17 @@ fn store(
         // Another process has listed it since. A date in the future is a clock that went back.
         return Ok(0);
     }
-    let totals = dir.totals();
+    let totals = dir.sums();
+    let hidden = rows::encode_hidden(dir.hidden());
     let id: i64 = t
         .prepare_cached(
-            "INSERT INTO dirs (source, path, listed_at, generation, bytes, files, hidden)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+            "INSERT INTO dirs
+                 (source, path, listed_at, generation, bytes, files, hidden, head_check, checks)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 0)
              ON CONFLICT (source, path) DO UPDATE SET
                  listed_at = excluded.listed_at, generation = excluded.generation,
                  bytes = excluded.bytes, files = excluded.files, hidden = excluded.hidden,
+                 head_check = excluded.head_check,
                  invalid_at = CASE WHEN invalid_at > excluded.listed_at THEN invalid_at END
              RETURNING id",
         )?
@@ -207,11 +213,13 @@ fn store(
                 dir.generation(),
                 i64::try_from(totals.bytes).unwrap_or(i64::MAX),
                 totals.files,
-                rows::encode_hidden(dir.hidden()),
+                hidden,
+                rows::head_check(path, listed_at, &hidden),
             ],
             |row| row.get(0),
         )?;
     let mut count = 1;
+    let mut delta = 0i64;
     match known {
         Some((_, _, theirs)) if base == Some(theirs) => {
             for name in touched.iter().chain(removed) {
@@ -219,11 +227,16 @@ fn store(
             }
             let mut delete =
                 t.prepare_cached("DELETE FROM entries WHERE dir = ?1 AND name = ?2")?;
+            for name in touched.iter().chain(removed) {
+                delta = delta.wrapping_sub(rows::check_of(t, id, name)?);
+            }
             for name in removed {
                 delete.execute(params![id, name.as_str()])?;
             }
-            for row in touched.iter().filter_map(|name| dir.row(name.as_str())) {
-                rows::store_row(t, id, row)?;
+            for name in touched {
+                if let Some(row) = dir.rows().get(name.as_str()).map_err(lost)? {
+                    delta = delta.wrapping_add(rows::store_row(t, id, &row)?);
+                }
             }
             count += (touched.len() + removed.len()) as u64;
         }
@@ -232,21 +245,32 @@ fn store(
                 supersede_all(t, id, dir)?;
                 t.prepare_cached("DELETE FROM entries WHERE dir = ?1")?
                     .execute([id])?;
+                t.prepare_cached("UPDATE dirs SET checks = 0 WHERE id = ?1")?
+                    .execute([id])?;
             }
-            for row in dir.rows() {
-                rows::store_row(t, id, row)?;
+            for row in dir.rows().iter() {
+                let row = row.and_then(|row| row.row()).map_err(lost)?;
+                delta = delta.wrapping_add(rows::store_row(t, id, &row)?);
             }
             count += dir.len() as u64;
         }
     }
+    rows::add_checks(t, id, delta)?;
     Ok(count)
+}
+
+/// A listing that cannot be read back is not written: what is in the file stays.
+fn lost(lost: Lost) -> rusqlite::Error {
+    rusqlite::Error::ToSqlConversionFailure(Box::new(lost))
 }
 
 const SUPERSEDE: &str = "
     INSERT OR REPLACE INTO superseded
-        (source, path, version, flags, size, mtime, validator, target, digest, replaced_at)
+        (source, path, version, flags, size, mtime, validator, target, digest, replaced_at,
+         row_check)
     SELECT d.source, CASE d.path WHEN '' THEN e.name ELSE d.path || '/' || e.name END,
-           e.version, e.flags, e.size, e.mtime, e.validator, e.target, e.digest, ?1
+           e.version, e.flags, e.size, e.mtime, e.validator, e.target, e.digest, ?1,
+           e.row_check
     FROM dirs d JOIN entries e ON e.dir = d.id
     WHERE e.flags & 3 <> 0 AND ";
 
@@ -259,24 +283,29 @@ fn supersede(t: &Transaction<'_>, id: i64, name: &Name) -> rusqlite::Result<()> 
 
 /// Remembers all rows of a directory that `new` does not repeat.
 fn supersede_all(t: &Transaction<'_>, id: i64, new: &Directory) -> rusqlite::Result<()> {
+    // Both in the order of names.
     let mut statement =
-        t.prepare_cached("SELECT name, version, flags FROM entries WHERE dir = ?1")?;
+        t.prepare_cached("SELECT name, version, flags FROM entries WHERE dir = ?1 ORDER BY name")?;
     let mut rows = statement.query([id])?;
-    let mut replaced = Vec::new();
+    let mut news = new.entries().peekable();
     while let Some(row) = rows.next()? {
         let name = row.get_ref(0)?.as_str()?;
         let version = Version {
             strong: row.get::<_, i64>(2)? & 4 != 0,
             token: row.get_ref(1)?.as_str()?.into(),
         };
-        if new.get(name).is_none_or(|new| new.version != version)
-            && let Ok(name) = Name::new(name)
-        {
-            replaced.push(name);
+        while let Some(Ok(_)) =
+            news.next_if(|new| new.as_ref().is_ok_and(|new| new.name.as_str() < name))
+        {}
+        let repeated = match news.peek() {
+            Some(Err(error)) => return Err(lost(error.clone())),
+            Some(Ok(new)) => new.name.as_str() == name && new.version == version,
+            None => false,
+        };
+        if !repeated && let Ok(name) = Name::new(name) {
+            // Written to another table than the one that is being read.
+            supersede(t, id, &name)?;
         }
-    }
-    for name in replaced {
-        supersede(t, id, &name)?;
     }
     Ok(())
 }

@@ -494,9 +494,11 @@ async fn check(world: &mut World, namespace: &Namespace) {
     while let Some(dir) = todo.pop() {
         let at = RelPath::new(&dir).unwrap();
         let list = namespace.list(&at).await.ok();
-        let names: Option<Vec<String>> = list
-            .as_ref()
-            .map(|m| m.iter().map(|e| e.entry.name.to_string()).collect());
+        let names: Option<Vec<String>> = list.as_ref().map(|m| {
+            m.iter()
+                .map(|e| e.unwrap().entry.name.to_string())
+                .collect()
+        });
         assert_eq!(names, world.list(&dir), "the list of /{dir}");
         if let Some(peeked) = namespace.peek_list(&at) {
             let generation = peeked.ok().map(|merged| merged.generation());
@@ -534,8 +536,9 @@ async fn check(world: &mut World, namespace: &Namespace) {
                 assert_eq!(folded, expected, "folded /{path}");
             }
             if let (Some(list), Some(found)) = (&list, fresh) {
-                let entry = list.find(name.as_str()).unwrap();
-                assert_eq!(entry.entry, &found.entry);
+                let mut listed = list.iter().map(|entry| entry.unwrap());
+                let entry = listed.find(|entry| entry.entry.name == name).unwrap();
+                assert_eq!(entry.entry, found.entry);
                 assert_eq!((entry.layer, entry.path()), (found.layer, found.path));
                 if found.entry.kind == Kind::Dir {
                     todo.push(path);

@@ -85,9 +85,17 @@ pub(super) struct Counting {
     pub(super) bytes: AtomicU64,
     pub(super) errors: AtomicU64,
     pub(super) retries: AtomicU64,
+    /// Operations that succeeded.
+    pub(super) answers: AtomicU64,
 }
 
 impl Counting {
+    /// Returns a number that grows whenever the source gives anybody anything.
+    pub(super) fn given(&self) -> u64 {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        get(&self.answers) + get(&self.bytes)
+    }
+
     pub(super) fn add(counter: &AtomicU64, n: u64) {
         // Nothing is ordered by the counters.
         counter.fetch_add(n, Ordering::Relaxed);

@@ -15,7 +15,7 @@ use futures::StreamExt;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use super::{Body, Error, ErrorKind, InPlace, Listing, Result, Source, progress};
+use super::{Body, Error, ErrorKind, InPlace, Listing, ListingBuilder, Result, Source, progress};
 use crate::entry::{Entry, Timestamp};
 use crate::path::RelPath;
 
@@ -132,6 +132,32 @@ impl Inner {
         }
     }
 
+    /// Waits for a turn. Those before us are bounded each, and as long as the source gives
+    /// somebody something, to wait longer is to be slowed: no deadline runs. A source that gives
+    /// nobody anything for a deadline has missed ours too.
+    async fn permit(&self) -> Result<OwnedSemaphorePermit> {
+        /// Looks in a deadline at whether the source is alive.
+        const LOOKS: u32 = 4;
+        let permit = self.permits.clone().acquire_owned();
+        tokio::pin!(permit);
+        let mut alive = (Instant::now(), self.counting.given());
+        loop {
+            let look = Instant::now() + self.options.deadline / LOOKS;
+            if let Ok(Ok(permit)) = tokio::time::timeout_at(look, &mut permit).await {
+                return Ok(permit);
+            }
+            let given = self.counting.given();
+            if given != alive.1 {
+                alive = (Instant::now(), given);
+                progress::note();
+            } else if alive.0.elapsed() >= self.options.deadline {
+                let limit = self.options.concurrency;
+                let what = format!("all {limit} connections were busy until the deadline");
+                return Err(Error::new(ErrorKind::Timeout, what));
+            }
+        }
+    }
+
     /// Does an operation until it succeeds, fails for good, or its time is up. Each note of
     /// progress gives it another deadline, up to `deadlines` in all.
     async fn attempt<T, F: Future<Output = Result<T>>>(
@@ -140,22 +166,14 @@ impl Inner {
         what: impl Fn() -> String,
         operation: impl Fn() -> F,
     ) -> Result<(T, OwnedSemaphorePermit)> {
-        let started = Instant::now();
-        let last = started + self.options.deadline * deadlines;
-        let mut until = started + self.options.deadline;
         let context = |error: Error| {
             Counting::add(&self.counting.errors, 1);
             error.context(format_args!("source {}: {}", self.name, what()))
         };
-        let permit = self.permits.clone().acquire_owned();
-        let permit = match tokio::time::timeout_at(until, permit).await {
-            Ok(Ok(permit)) => permit,
-            _ => {
-                let limit = self.options.concurrency;
-                let what = format!("all {limit} connections were busy until the deadline");
-                return Err(context(Error::new(ErrorKind::Timeout, what)));
-            }
-        };
+        let permit = self.permit().await.map_err(context)?;
+        let started = Instant::now();
+        let last = started + self.options.deadline * deadlines;
+        let mut until = started + self.options.deadline;
         let mut backoff = Backoff::default();
         let mut failed: Option<Error> = None;
         loop {
@@ -178,7 +196,10 @@ impl Inner {
             }
             self.note(attempt.as_ref().err());
             let error = match attempt {
-                Ok(done) => return Ok((done, permit)),
+                Ok(done) => {
+                    Counting::add(&self.counting.answers, 1);
+                    return Ok((done, permit));
+                }
                 Err(error) => error,
             };
             let pause = backoff.next(error.retry_after());
@@ -301,6 +322,21 @@ impl Source for Guarded {
         let source = &self.0.source;
         let listed = self.0.attempt(LIST_DEADLINES, what, || source.list(dir));
         Ok(listed.await?.0)
+    }
+
+    async fn list_into(&self, dir: &RelPath, into: &mut ListingBuilder) -> Result<()> {
+        let what = || format!("list {dir}");
+        let source = &self.0.source;
+        let template = &*into;
+        let list = || async {
+            // Of an attempt that failed, nothing is kept.
+            let mut listing = template.another();
+            source.list_into(dir, &mut listing).await?;
+            Ok(listing)
+        };
+        let (listing, _) = self.0.attempt(LIST_DEADLINES, what, list).await?;
+        *into = listing;
+        Ok(())
     }
 
     async fn stat(&self, path: &RelPath) -> Result<Entry> {

@@ -278,3 +278,31 @@ async fn a_last_attempt_that_is_cut_short_does_not_hide_the_reason() {
     let error = after(1).stat(&file()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Timeout);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_turn_comes_late_while_others_are_served_and_never_while_nobody_is() {
+    let options = || GuardOptions {
+        deadline: Duration::from_secs(30),
+        concurrency: 1,
+        ..GuardOptions::default()
+    };
+    // Ten listings of four pages, six seconds each: the last one's turn comes after 216 s.
+    let pages = std::iter::repeat_n(Step::Pages(4, Duration::from_secs(6)), 10);
+    let slow = guarded(pages, options());
+    let root = RelPath::root();
+    let lists = (0..10).map(|_| slow.list(&root));
+    for listed in futures::future::join_all(lists).await {
+        listed.unwrap();
+    }
+    // One that never answers has nobody wait for longer than each for itself.
+    let stuck = guarded(std::iter::repeat_n(Step::Hang, 10), options());
+    let started = Instant::now();
+    let (one, two) = tokio::join!(stuck.stat(&root), stuck.stat(&root));
+    assert_eq!(one.unwrap_err().kind(), ErrorKind::Timeout);
+    assert!(two.is_err());
+    assert!(
+        started.elapsed() < Duration::from_secs(70),
+        "{:?}",
+        started.elapsed()
+    );
+}

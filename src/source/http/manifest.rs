@@ -8,6 +8,14 @@ use super::validate;
 use crate::entry::{Digest, Entry};
 use crate::path::{Name, RelPath};
 
+/// How many times a manifest's own size its directories' paths may take: a line of 4,000 bytes can
+/// name 2,000 directories, which would take 4 MB. Reached only where most lines are nested deeper
+/// than 30 directories that no other line has.
+const NESTED: usize = 16;
+
+/// What they may take whatever the manifest's size, in bytes.
+const NESTED_ANYWAY: usize = 8 << 20;
+
 /// The tree that a manifest describes, each directory ready to be listed.
 #[derive(Debug, Default)]
 pub(super) struct Tree {
@@ -23,6 +31,7 @@ impl Tree {
         let mut hidden = ListingBuilder::default();
         let mut dirs: HashMap<RelPath, BTreeSet<Name>> = HashMap::new();
         dirs.insert(RelPath::root(), BTreeSet::new());
+        let mut nested = 0;
         for (number, line) in text.split(|b| *b == b'\n').enumerate() {
             let number = number + 1;
             let line = line.strip_suffix(b"\r").unwrap_or(line);
@@ -48,7 +57,12 @@ impl Tree {
                     (parsed.0, Some(parsed.1))
                 }
             };
-            tree.add(&path, digest, &mut dirs, &mut hidden);
+            nested += tree.add(&path, digest, &mut dirs, &mut hidden);
+            if nested > NESTED * text.len() + NESTED_ANYWAY {
+                return Err(Error::lied(
+                    "the manifest's directories are nested too deeply",
+                ));
+            }
         }
         if tree.files.is_empty() && dirs.len() == 1 {
             return Err(Error::lied("the manifest names no file"));
@@ -57,13 +71,14 @@ impl Tree {
         Ok(tree)
     }
 
+    /// Returns how many bytes the paths of directories take that were not known before.
     fn add(
         &mut self,
         line: &str,
         digest: Option<Digest>,
         dirs: &mut HashMap<RelPath, BTreeSet<Name>>,
         hidden: &mut ListingBuilder,
-    ) {
+    ) -> usize {
         let mut text = line;
         while let Some(rest) = text.strip_prefix("./") {
             text = rest;
@@ -71,12 +86,17 @@ impl Tree {
         let is_dir = text.ends_with('/');
         let text = text.strip_suffix('/').unwrap_or(text);
         if is_dir && (text.is_empty() || text == ".") {
-            return;
+            return 0;
         }
+        let mut hide = |why: HiddenWhy| {
+            hidden.hide(why, line);
+            0
+        };
+
         let path = match RelPath::new(text) {
             Ok(path) if !path.is_root() => path,
-            Ok(_) => return hidden.hide(crate::path::BadName::Empty.into(), line),
-            Err(why) => return hidden.hide(HiddenWhy::Name(why), line),
+            Ok(_) => return hide(crate::path::BadName::Empty.into()),
+            Err(why) => return hide(HiddenWhy::Name(why)),
         };
         let mut dir = match is_dir {
             true => Some(path.clone()),
@@ -85,14 +105,17 @@ impl Tree {
         if !is_dir {
             self.files.insert(path, digest);
         }
+        let mut nested = 0;
         // All directories above, until one that is known.
         while let Some(at) = dir {
             if dirs.contains_key(&at) {
                 break;
             }
+            nested += at.as_str().len();
             dirs.insert(at.clone(), BTreeSet::new());
             dir = at.parent();
         }
+        nested
     }
 
     fn list(&mut self, mut dirs: HashMap<RelPath, BTreeSet<Name>>, hidden: ListingBuilder) {

@@ -24,6 +24,8 @@ use super::{Body, Error, ErrorKind, Listing, ListingBuilder, Result, Source, wir
 use crate::entry::Entry;
 use crate::path::{Name, RelPath};
 
+#[cfg(feature = "failpoints")]
+pub(super) mod fuzzing;
 mod index;
 mod manifest;
 mod validate;

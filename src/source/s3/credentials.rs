@@ -1,12 +1,14 @@
 //! Where the keys come from, in the AWS tools' order: what the volume names, the environment, the
 //! shared files, then the platform (web identity, container, instance metadata; object_store's).
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, AwsCredential, AwsCredentialProvider};
 use object_store::{ClientOptions, RetryConfig};
 
+use super::super::confidence::Confidences;
 use super::super::secret::Secret;
 use super::super::wire;
 use super::super::{Error, ErrorKind, Result};
@@ -52,6 +54,8 @@ pub(super) struct Chain {
 
 struct Platform {
     what: &'static str,
+    /// The file with the token that the service is sent.
+    token: Option<PathBuf>,
     wait: Duration,
     provider: AwsCredentialProvider,
 }
@@ -150,7 +154,9 @@ impl Chain {
             Ok(Err(error)) => wire::causes(&error),
             Err(_) => format!("no answer within {} s", platform.wait.as_secs()),
         };
-        let error = none_found(Some((platform.what, &why)));
+        let error = platform
+            .conceal(none_found(Some((platform.what, &why))))
+            .await;
         *self.failure() = Some((Instant::now(), error.clone()));
         Err(error)
     }
@@ -176,6 +182,18 @@ fn none_found(tried: Option<(&str, &str)>) -> Error {
 }
 
 impl Platform {
+    /// Returns the error without the token: a service may repeat it, a client may name the URL that
+    /// it is in.
+    async fn conceal(&self, error: Error) -> Error {
+        let Some(file) = self.token.clone() else {
+            return error;
+        };
+        let token = blocking(move || Ok(std::fs::read_to_string(file).unwrap_or_default())).await;
+        let confidences = Confidences::default();
+        confidences.remember(token.unwrap_or_default().trim().to_owned());
+        confidences.conceal(error)
+    }
+
     fn new(env: &Env, files: &Files, region: &str) -> Result<Option<Platform>> {
         use AmazonS3ConfigKey as Key;
         let mut builder = AmazonS3Builder::new()
@@ -203,7 +221,9 @@ impl Platform {
             var("AWS_CONTAINER_CREDENTIALS_FULL_URI"),
             var("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"),
         );
+        let mut file = None;
         let (what, wait) = if let (Some(token), Some(role)) = web {
+            file = Some(PathBuf::from(&token));
             builder = builder
                 .with_config(Key::WebIdentityTokenFile, token)
                 .with_config(Key::RoleArn, role);
@@ -220,6 +240,7 @@ impl Platform {
             builder = builder.with_config(Key::ContainerCredentialsRelativeUri, uri);
             ("the container's credential service", PLATFORM_WAIT)
         } else if let (Some(uri), Some(token)) = full {
+            file = Some(PathBuf::from(&token));
             builder = builder
                 .with_config(Key::ContainerCredentialsFullUri, uri)
                 .with_config(Key::ContainerAuthorizationTokenFile, token);
@@ -239,6 +260,7 @@ impl Platform {
         })?;
         Ok(Some(Platform {
             what,
+            token: file,
             wait,
             provider: store.credentials().clone(),
         }))

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use object_store::aws::AwsAuthorizer;
 use object_store::client::{HttpRequest, HttpRequestBody};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::{self, HeaderMap, HeaderValue};
 use reqwest::{Method, Response, StatusCode};
 use tokio::sync::OnceCell;
@@ -27,6 +27,8 @@ use crate::path::{Name, RelPath};
 
 mod credentials;
 mod env;
+#[cfg(feature = "failpoints")]
+pub(super) mod fuzzing;
 mod list;
 mod profile;
 mod reply;
@@ -284,11 +286,9 @@ impl S3Source {
     }
 
     /// Lists all pages under `prefix`, which is empty or ends with a slash.
-    async fn pages(&self, prefix: &str) -> Result<Pages> {
-        let mut pages = Pages {
-            listing: ListingBuilder::default(),
-            nothing: true,
-        };
+    /// Returns whether there was no key at all, not even a directory's own marker.
+    async fn pages(&self, prefix: &str, listing: &mut ListingBuilder) -> Result<bool> {
+        let mut nothing = true;
         let mut token: Option<String> = None;
         let mut seen = HashSet::new();
         let mut empty = 0;
@@ -304,14 +304,14 @@ impl S3Source {
                 ("prefix", prefix),
             ]);
             let page = self.page(&query).await?;
-            page.add_to(prefix, &mut pages.listing)?;
-            pages.nothing &= page.len() == 0;
+            page.add_to(prefix, listing)?;
+            nothing &= page.len() == 0;
             empty = if page.len() == 0 { empty + 1 } else { 0 };
             let next = page.next()?.map(str::to_owned);
             drop(page);
             progress::note();
             match next {
-                None => return Ok(pages),
+                None => return Ok(nothing),
                 Some(_) if empty >= MAX_EMPTY_PAGES => {
                     return Err(Error::lied("a listing of empty pages that does not end"));
                 }
@@ -371,12 +371,6 @@ impl S3Source {
         let mtime = wire::last_modified(&headers);
         Ok(Some(list::entry(name, size, mtime, etag)))
     }
-}
-
-struct Pages {
-    listing: ListingBuilder,
-    /// Whether there was no key at all, not even a directory's own marker.
-    nothing: bool,
 }
 
 /// Where a bucket is.
@@ -440,15 +434,15 @@ impl Place {
 
 /// What the source does, with messages that may repeat what was sent.
 impl S3Source {
-    async fn list_all(&self, dir: &RelPath) -> Result<Listing> {
+    async fn list_all(&self, dir: &RelPath, listing: &mut ListingBuilder) -> Result<()> {
         let key = self.join(dir);
         let prefix = match key.is_empty() {
             true => String::new(),
             false => format!("{key}/"),
         };
-        let mut pages = self.pages(&prefix).await?;
-        if !pages.nothing || prefix.is_empty() {
-            return Ok(pages.listing.finish());
+        let nothing = self.pages(&prefix, listing).await?;
+        if !nothing || prefix.is_empty() {
+            return Ok(());
         }
         if !dir.is_root() {
             let what = "no key begins with the directory's name";
@@ -459,9 +453,9 @@ impl S3Source {
         if let Ok(name) = Name::new(last) {
             let entry = self.head_entry(&key, name).await?;
             let _ = self.single.set(entry.is_some());
-            pages.listing.extend(entry);
+            listing.extend(entry);
         }
-        Ok(pages.listing.finish())
+        Ok(())
     }
 
     async fn stat_one(&self, path: &RelPath) -> Result<Entry> {
@@ -518,12 +512,20 @@ impl Source for S3Source {
         } else {
             self.join(path)
         };
+        // Only what a terminal would obey is escaped: it is the key's name as the AWS tools write it.
+        let key = utf8_percent_encode(&key, CONTROLS);
         format!("s3://{}/{key}", self.bucket)
     }
 
     async fn list(&self, dir: &RelPath) -> Result<Listing> {
+        let mut listing = ListingBuilder::default();
+        self.list_into(dir, &mut listing).await?;
+        Ok(listing.finish())
+    }
+
+    async fn list_into(&self, dir: &RelPath, listing: &mut ListingBuilder) -> Result<()> {
         let conceal = |error| self.confidences.conceal(error);
-        self.list_all(dir).await.map_err(conceal)
+        self.list_all(dir, listing).await.map_err(conceal)
     }
 
     async fn stat(&self, path: &RelPath) -> Result<Entry> {

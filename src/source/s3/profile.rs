@@ -148,7 +148,7 @@ impl Files {
 }
 
 /// The settings of each section.
-type Sections = HashMap<String, HashMap<String, Option<String>>>;
+pub(super) type Sections = HashMap<String, HashMap<String, Option<String>>>;
 
 fn read_ini(path: &Path) -> Result<Option<Sections>> {
     let bad = |why: String| {
@@ -160,6 +160,15 @@ fn read_ini(path: &Path) -> Result<Option<Sections>> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(bad(e.to_string())),
     };
+    parse_ini(text, path).map(Some)
+}
+
+/// Parses what was in the file at `path`.
+pub(super) fn parse_ini(text: String, path: &Path) -> Result<Sections> {
+    let bad = |why: String| {
+        let message = format!("cannot read {}: {why}", path.display());
+        Error::new(ErrorKind::Invalid, message)
+    };
     // A key may hold any of the characters that other ini files take for comments.
     let mut syntax = configparser::ini::IniDefault::default();
     syntax.case_sensitive = true;
@@ -169,7 +178,7 @@ fn read_ini(path: &Path) -> Result<Option<Sections>> {
     // The parser's own message may quote a line, which may hold a key.
     let parsed = ini.read(text);
     parsed.map_err(|_| bad("it is not made of [sections] and `name = value` lines".into()))?;
-    Ok(Some(ini.get_map().unwrap_or_default()))
+    Ok(ini.get_map().unwrap_or_default())
 }
 
 impl Profile {

@@ -5,7 +5,7 @@ use svol::vfs::{Attr, Error, Ino, Looked, ROOT};
 
 use super::super::oracle::{Expect, ExpectList, Heard, Rows, What, join};
 use super::super::world::Origin;
-use super::{Check, Harness, Held, Object, waits};
+use super::{Check, Harness, Held, waits};
 
 /// What is looked for: all names that there may be, and one that is never there.
 pub(super) const NAMES: [&str; 7] = ["a", "b", "c", "g", "h", "0", "absent"];
