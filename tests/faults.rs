@@ -151,12 +151,15 @@ fn outcome<T: PartialEq>(got: Result<T, Error>, right: &T) -> Outcome {
     }
 }
 
+/// Arguments for a URL.
+type Source = dyn Fn(&str) -> Vec<String> + Sync;
+
 /// A real server, with what is mounted of it through a proxy.
 struct Lab {
     upstream: String,
     server: Server,
     /// Returns the arguments that mount it at a URL.
-    source: Box<dyn Fn(&str) -> Vec<String> + Sync>,
+    source: Box<Source>,
     place: Place,
 }
 

@@ -35,7 +35,7 @@ const READERS: usize = 8;
 const STORM: Duration = Duration::from_secs(25);
 
 /// How long the storm of the short form lasts.
-const SHORT: Duration = Duration::from_secs(12);
+const SHORT: Duration = Duration::from_secs(10);
 
 /// How much longer the first storm may last until each kind of fault had its turn.
 const ALL_KINDS: Duration = Duration::from_secs(120);
@@ -153,8 +153,8 @@ fn round(place: &Place, world: &World, report: &Report, seed: u64, lasts: Durati
             let mut dice = Dice::new(seed, &[2]);
             let changing: Vec<&world::File> = world.files.iter().filter(|f| f.changes).collect();
             while !stopped.load(Ordering::SeqCst) {
-                let file: &world::File = *dice.pick(&changing);
-                world.overwrite(file);
+                let at = dice.below(changing.len() as u64) as usize;
+                world.overwrite(changing[at]);
                 bump(&report.overwrites, 1);
                 std::thread::sleep(Duration::from_millis(50 + dice.below(300)));
             }
@@ -164,8 +164,10 @@ fn round(place: &Place, world: &World, report: &Report, seed: u64, lasts: Durati
         let mut dice = Dice::new(seed, &[3]);
         let first = report.rounds.load(Ordering::Relaxed) == 0;
         loop {
+            // At first each kind has its turn, then there are silences too.
+            let busy = first && !not_yet(world).is_empty();
             for remote in &world.remotes {
-                remote.weather(&mut dice);
+                remote.weather(&mut dice, busy);
             }
             std::thread::sleep(Duration::from_millis(500 + dice.below(1500)));
             report.watch();

@@ -104,7 +104,7 @@ impl<'a> Reader<'a> {
             }
             let what = format!("false ENOENT: {what} {path}");
             self.report.problem(&self.report.false_absences, what);
-        } else if !ALLOWED.contains(&got) && !(got == Errno::FAULT && what == "map") {
+        } else if !(ALLOWED.contains(&got) || (got == Errno::FAULT && what == "map")) {
             let what = format!("an error of the wrong kind: {what} {path}: {error}");
             self.report.problem(&self.report.others, what);
         }

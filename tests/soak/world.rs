@@ -165,10 +165,14 @@ impl Remote {
         self.http.storm(seed, 200, &self.kinds());
     }
 
-    /// Lets the storm be as strong as the dice have it.
-    pub fn weather(&self, dice: &mut Dice) {
+    /// Lets the storm be as strong as the dice have it; with `busy`, strong and never silent.
+    pub fn weather(&self, dice: &mut Dice, busy: bool) {
         let seed = dice.next();
         match dice.below(8) {
+            _ if busy => {
+                self.http.strength(400);
+                self.tcp.storm(seed, 100, 2 << 20);
+            }
             // Nothing answers.
             0 => self.tcp.plan(move |n| {
                 Some(match Dice::new(seed, &[n]).below(2) {
@@ -220,7 +224,9 @@ impl World {
         let mut add = |layer: Layer, path: String, key: String, base: u64, n: usize| {
             let mut dice = Dice::new(seed, &[layer as u64, n as u64]);
             files.push(File {
-                changes: !matches!(layer, Layer::Local | Layer::Sums) && base >= 100 && n % 2 == 0,
+                changes: !matches!(layer, Layer::Local | Layer::Sums)
+                    && base >= 100
+                    && n.is_multiple_of(2),
                 layer,
                 path,
                 key,
