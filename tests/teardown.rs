@@ -384,8 +384,7 @@ fn sigterm_under_load_ends_within_its_bound() {
         }
         wait_until("readers", || readers.reads.load(Ordering::SeqCst) > 12);
         may_end.store(true, Ordering::SeqCst);
-        let ended = mount.signal(Signal::TERM);
-        ended
+        mount.signal(Signal::TERM)
     });
     println!("ended after {took:?}");
     assert!(status.success(), "{status}\n{}", mount.log());
