@@ -6,6 +6,10 @@ set -eu
 cd "$(dirname "$0")/.."
 times=${CRASH:-1}
 log=target/crash.log
+# All that the tests make is in there, so that what they leave behind can be told.
+TMPDIR=$(mktemp -d /tmp/svol-crash.XXXXXX)
+export TMPDIR
+trap 'rm -rf "$TMPDIR"' EXIT
 : >"$log"
 
 failed=
@@ -37,12 +41,13 @@ grep -hE '^(crash|power|rot): .*compared' "$log" || true
 grep -hE '^[a-z0-9 -]+: [0-9]+ MiB compared' "$log" | sort | uniq -c | sort -rn || true
 # What must not be left behind.
 left=0
-for what in $(grep -o '/[^ ]*svol-test[^ ]*' /proc/self/mounts || true) \
-    $(losetup --noheadings --output BACK-FILE 2>/dev/null | grep svol-test || true); do
+for what in $(grep -o "$TMPDIR[^ ]*" /proc/self/mounts || true) \
+    $(losetup --noheadings --output BACK-FILE | grep "$TMPDIR" || true) "$TMPDIR"/*; do
+    [ "$what" != "$TMPDIR/*" ] || continue
     echo "left behind: $what"
     left=$((left + 1))
 done
-echo "left behind: $left mounts and loop devices"
+echo "left behind: $left mounts, loop devices and directories"
 if [ -n "$failed" ] || [ "$left" -gt 0 ]; then
     echo "FAILED:$failed"
     exit 1

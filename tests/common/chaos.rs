@@ -191,13 +191,21 @@ impl CacheCommand<'_> {
     }
 }
 
-/// What a cache's data files and their sidecars take on disk.
+/// What a cache's data files and their sidecars take on disk; without what a process that died
+/// left of sidecars, which is let be for an hour, and of which there must not be many.
 pub fn disk_usage(cache: &Path) -> u64 {
-    ["partial", "blob", "pack"]
-        .iter()
-        .flat_map(|kind| files_below(&cache.join("v1").join(kind)))
-        .map(|path| std::fs::metadata(path).unwrap().blocks() * 512)
-        .sum()
+    let kinds = ["partial", "blob", "pack"];
+    let below = |kind| files_below(&cache.join("v1").join(kind));
+    let all: Vec<_> = kinds.into_iter().flat_map(below).collect();
+    let is_left = |path: &&std::path::PathBuf| match path.extension() {
+        Some(extension) => extension == "tmp" || !path.with_extension("").exists(),
+        None => false,
+    };
+    let (left, used): (Vec<_>, Vec<_>) = all.iter().partition(is_left);
+    assert!(left.len() <= 16, "{left:?}");
+    // A file may go while we look.
+    let size = |path: &std::path::PathBuf| std::fs::metadata(path).map_or(0, |m| m.blocks() * 512);
+    used.into_iter().map(size).sum()
 }
 
 /// All files below a directory.
