@@ -66,7 +66,7 @@ fn forms() -> Vec<(&'static str, Vec<u8>)> {
     // Base64 of a text looks in three ways, by where it begins; its ends mix with what is around.
     for shift in 0..3 {
         let text = base64(&[&b"xx"[..shift], MARK.as_bytes()].concat());
-        let inner = text[if shift == 0 { 0 } else { 4 }..text.len() - 4].as_bytes();
+        let inner = &text.as_bytes()[if shift == 0 { 0 } else { 4 }..text.len() - 4];
         forms.push(("base64", inner.to_vec()));
         let safe: Vec<u8> = inner
             .iter()
