@@ -226,13 +226,12 @@ fn store(
             }
             let mut delete =
                 t.prepare_cached("DELETE FROM entries WHERE dir = ?1 AND name = ?2")?;
-            for name in touched.iter().chain(removed) {
-                delta = delta.wrapping_sub(rows::check_of(t, id, name)?);
-            }
             for name in removed {
+                delta = delta.wrapping_sub(rows::check_of(t, id, name)?);
                 delete.execute(params![id, name.as_str()])?;
             }
             for row in touched.iter().filter_map(|name| dir.row(name.as_str())) {
+                delta = delta.wrapping_sub(rows::check_of(t, id, &row.entry.name)?);
                 delta = delta.wrapping_add(rows::store_row(t, id, row)?);
             }
             count += (touched.len() + removed.len()) as u64;
