@@ -1,6 +1,7 @@
 # Shared Volume: `make help` says what there is.
 .DEFAULT_GOAL := help
-.PHONY: help setup check test bench demo fmt lint doc install deny fuzz
+.PHONY: help setup check test bench demo fmt fmt-check lint doc install deny \
+    crash model soak stress load fuzz
 
 CARGO ?= cargo
 PREFIX ?= /usr/local
@@ -22,7 +23,6 @@ test: setup ## Runs all tests, on real mounts and real servers on loopback.
 # How much `make crash` does: 1 is some ten minutes.
 CRASH ?= 1
 
-.PHONY: crash
 crash: setup ## Kills, cuts the power, damages and breaks disks for minutes (CRASH=10: longer).
 	CRASH=$(CRASH) tests/crash.sh
 
@@ -30,7 +30,6 @@ crash: setup ## Kills, cuts the power, damages and breaks disks for minutes (CRA
 CASES ?= 1000
 ORDERS ?= 5000
 
-.PHONY: model
 model: ## Compares the core with its model at length (CASES=1000 ORDERS=5000, SEED as above).
 	PROPTEST_RNG_SEED=$(SEED) PROPTEST_CASES=$(CASES) $(CARGO) test --features failpoints --test model
 	PROPTEST_RNG_SEED=$(SEED) PROPTEST_CASES=$(CASES) $(CARGO) test -p svol-cache --test model
@@ -38,14 +37,12 @@ model: ## Compares the core with its model at length (CASES=1000 ORDERS=5000, SE
 	  $(CARGO) test -p svol-cache --features shuttle --test shuttle
 	PROTOCOL_CRASHES=1 $(CARGO) test -p svol-cache --test protocol -- --nocapture
 
-.PHONY: soak
 soak: setup ## Reads under all faults at once for SVOL_SOAK_SECONDS (600), compares every byte.
 	SVOL_SOAK_SECONDS=$${SVOL_SOAK_SECONDS:-600} $(CARGO) test --features failpoints --test soak -- --nocapture
 
 # How long the stress test runs.
 SVOL_STRESS_SECONDS ?= 300
 
-.PHONY: stress
 stress: ## Stresses a mount for SVOL_STRESS_SECONDS (300); all of the POSIX suites.
 	tests/setup.sh stress
 	SVOL_STRESS_SECONDS=$(SVOL_STRESS_SECONDS) $(CARGO) test --features failpoints \
@@ -63,11 +60,9 @@ demo: ## Shows the main job on a small world of its own.
 fmt: ## Formats the code.
 	$(CARGO) fmt --all
 
-.PHONY: load
 load: setup ## Lists a million entries and reads through 2,000 handles, under a ceiling on memory.
 	SVOL_LOAD=full $(CARGO) test --features failpoints --test load -- --nocapture --test-threads=1
 
-.PHONY: fmt-check
 fmt-check:
 	$(CARGO) fmt --all --check
 
