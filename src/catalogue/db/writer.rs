@@ -231,16 +231,11 @@ fn store(
                 delta = delta.wrapping_sub(rows::check_of(t, id, name)?);
                 delete.execute(params![id, name.as_str()])?;
             }
-<<<<<<< HEAD
             for name in touched {
                 if let Some(row) = dir.rows().get(name.as_str()).map_err(lost)? {
+                    delta = delta.wrapping_sub(rows::check_of(t, id, name)?);
                     delta = delta.wrapping_add(rows::store_row(t, id, &row)?);
                 }
-=======
-            for row in touched.iter().filter_map(|name| dir.row(name.as_str())) {
-                delta = delta.wrapping_sub(rows::check_of(t, id, &row.entry.name)?);
-                delta = delta.wrapping_add(rows::store_row(t, id, row)?);
->>>>>>> wip-crash
             }
             count += (touched.len() + removed.len()) as u64;
         }
