@@ -16,7 +16,7 @@ use std::path::PathBuf;
 
 const MIB: u64 = 1 << 20;
 
-/// The smallest ceiling that the daemon works under: [`FIXED`], and enough of each part for a few
+/// The smallest ceiling that the daemon works under: `FIXED`, and enough of each part for a few
 /// readers.
 pub const LEAST: u64 = 48 * MIB;
 
@@ -45,7 +45,7 @@ pub enum Origin {
     Asked,
     /// Half of the limit of this cgroup, the tightest one around this process.
     Cgroup(PathBuf),
-    /// A quarter of the machine's memory, [`MOST`] at most.
+    /// A quarter of the machine's memory, `MOST` at most.
     Machine,
 }
 
@@ -203,7 +203,7 @@ impl Budget {
 }
 
 impl Default for Budget {
-    /// That of [`MOST`].
+    /// That of `MOST`.
     fn default() -> Budget {
         Budget::split(MOST)
     }

@@ -1,7 +1,7 @@
 //! Entries packed: many of them in little memory, and more than that in a file.
 //!
 //! An entry as a struct takes some 350 bytes with its texts; packed it takes some 50. Entries are
-//! packed into chunks of [`CHUNK`], sorted by name. A listing that is larger than its [`Room`] keeps
+//! packed into chunks of `CHUNK`, sorted by name. A listing that is larger than its [`Room`] keeps
 //! its chunks in a *scratch* file of the cache directory, which has no name, is this process's
 //! alone and ends with it; in memory stays the first name of each chunk. So a directory may have
 //! any number of entries, and finding one takes one read of a few KiB.
