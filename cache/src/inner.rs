@@ -167,7 +167,7 @@ impl Inner {
     }
 
     /// Looks for the object's files on disk.
-    fn find(self: &Arc<Self>, disk: &Disk) -> Option<Arc<Backing>> {
+    pub(crate) fn find(self: &Arc<Self>, disk: &Disk) -> Option<Arc<Backing>> {
         for attempt in 0..FIND_TRIES {
             let row = disk
                 .index

@@ -278,8 +278,10 @@ fn seal_partial(
         return Err(io::Error::other("the seal was not recorded"));
     }
     failpoint::pass("seal.recorded");
-    // The next look finds the blob, and with the same file all that was verified of it.
+    // What is looked for finds the blob, and with the same file all that was verified of it: at once,
+    // since an evictor may take what nobody holds, and the old hold ends with this function.
     inner.close(backing);
+    inner.find(disk);
     inner.changed();
     Ok(())
 }
@@ -377,6 +379,8 @@ fn seal_again(
         covered: 0,
     };
     let _ = disk.index.commit(done);
+    // As above: the next look knows the seal, and holds the file from now on.
     inner.close(backing);
+    inner.find(disk);
     Ok(())
 }

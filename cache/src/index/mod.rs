@@ -266,15 +266,23 @@ pub(crate) fn open(dir: &Dir) -> Result<(Connection, Summary), Error> {
         };
         Ok((connection, summary))
     };
-    let opened = identity(dir);
-    match open() {
-        Err(error) if schema::is_damage(&error) => {
-            set_aside(dir, opened).map_err(Error::io("set the damaged index aside"))?;
-            open().map_err(Error::of_index)
+    let mut tries = 0;
+    loop {
+        let opened = identity(dir);
+        tries += 1;
+        match open() {
+            Err(error) if schema::is_damage(&error) && tries < OPEN_TRIES => {
+                set_aside(dir, opened).map_err(Error::io("set the damaged index aside"))?;
+            }
+            // Another process has put another in its place while it was being opened.
+            Err(_) if identity(dir) != opened && tries < OPEN_TRIES => {}
+            other => return other.map_err(Error::of_index),
         }
-        other => other.map_err(Error::of_index),
     }
 }
+
+/// How often an index is opened that is damaged or replaced each time.
+const OPEN_TRIES: u32 = 5;
 
 /// Sets the database aside that was found damaged, unless another process has, or does not let go
 /// of the right to.

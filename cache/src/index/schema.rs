@@ -1,7 +1,7 @@
 //! The tables, and how a connection is opened.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
@@ -63,7 +63,7 @@ pub(super) fn open_for_writing(path: &Path) -> rusqlite::Result<Connection> {
     configure(&connection)?;
     connection.busy_timeout(BUSY_PATIENCE)?;
     connection.pragma_update(None, "cache_size", CACHE_KIB)?;
-    connection.pragma_update(None, "journal_mode", "WAL")?;
+    log_ahead(&connection)?;
     // After a power cut the last commits may be gone, but the database is whole.
     connection.pragma_update(None, "synchronous", "NORMAL")?;
     let version_of = |connection: &Connection| -> rusqlite::Result<i64> {
@@ -89,6 +89,23 @@ pub(super) fn open_for_writing(path: &Path) -> rusqlite::Result<Connection> {
     }
     connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)
+}
+
+/// Has the database keep a write-ahead log. Of several who ask that of a new one, SQLite tells all but
+/// one at once that it is busy, however patient they said they are.
+fn log_ahead(connection: &Connection) -> rusqlite::Result<()> {
+    let deadline = Instant::now() + BUSY_PATIENCE;
+    loop {
+        match connection.pragma_update(None, "journal_mode", "WAL") {
+            Err(error)
+                if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
+                    && Instant::now() < deadline =>
+            {
+                crate::sync::thread::sleep(Duration::from_millis(2));
+            }
+            other => return other,
+        }
+    }
 }
 
 fn configure(connection: &Connection) -> rusqlite::Result<()> {
