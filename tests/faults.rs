@@ -221,7 +221,11 @@ impl Lab {
         assert_eq!(names("d").unwrap(), 2, "{what}\n{}", mount.log());
         proxy.always(kind);
         let got = outcome(bytes("d/big"), &big);
-        assert_eq!(got, read, "{what}: read\n{}", mount.log());
+        assert!(
+            or_unasked(got, read),
+            "{what}: read, {got:?}\n{}",
+            mount.log()
+        );
         let got = outcome(bytes("d/small"), &small);
         let fits = match kind {
             // It comes whole, and perhaps before anybody knows its ETag.

@@ -6,7 +6,7 @@
 
 mod common;
 
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -51,6 +51,7 @@ struct Stuck(Child);
 impl Stuck {
     fn start(mut command: Command) -> Stuck {
         command.stdout(Stdio::null()).stderr(Stdio::null());
+        defaults(&mut command);
         Stuck(command.spawn().unwrap())
     }
 
@@ -71,6 +72,20 @@ impl Drop for Stuck {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
+    }
+}
+
+/// Has a program take signals as one does that was started from a terminal, whatever started us: below
+/// nohup it would ignore a hang-up.
+fn defaults(command: &mut Command) {
+    // SAFETY: system calls that may be made between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM] {
+                libc::signal(signal, libc::SIG_DFL);
+            }
+            Ok(())
+        });
     }
 }
 
