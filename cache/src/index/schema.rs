@@ -117,6 +117,9 @@ fn configure(connection: &Connection) -> rusqlite::Result<()> {
     // Closing must not remove the log by its name: where the file was set aside meanwhile, that is
     // the name of another database's log.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    // What a large statement needs in between. It is little, and a file for it would be made where a
+    // confined process may not write.
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
     Ok(())
 }
 

@@ -103,6 +103,9 @@ pub(super) fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connect
     // Closing must not remove the log by its name: where the file was set aside meanwhile, that is
     // the name of another database's log.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    // What a large statement needs in between is little, and a file for it would be made where a
+    // confined process may not write.
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
     // What a large write leaves of the log on disk, in bytes.
     connection.pragma_update(None, "journal_size_limit", 16 * 1024 * 1024)?;
     // In KiB. Directories are read and written in the order of their rows, which needs few pages.
