@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 times=${CRASH:-1}
 log=target/crash.log
 # All that the tests make is in there, so that what they leave behind can be told.
-TMPDIR=$(mktemp -d /tmp/svol-crash.XXXXXX)
+TMPDIR=$(mktemp -d -t svol-crash.XXXXXX)
 export TMPDIR
 trap 'rm -rf "$TMPDIR"' EXIT
 : >"$log"

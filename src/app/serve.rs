@@ -69,9 +69,9 @@ pub fn serve(
     } else {
         Passthrough::unwanted()
     });
-    let requests = Budget::split(view.ceiling.bytes).request_count();
-    let filesystem =
-        Fuse::new(view.vfs.clone(), runtime.clone(), passthrough.clone()).with_requests(requests);
+    let budget = Budget::split(view.ceiling.bytes);
+    let filesystem = Fuse::new(view.vfs.clone(), runtime.clone(), passthrough.clone())
+        .with_requests(budget.request_count());
     let replies = filesystem.replies();
     let (session, device) = mount::mount(filesystem, &mounter, errand, &kernel)
         .map_err(|e| Error::System(mount_error(&mountpoint, &e)))?;
@@ -80,7 +80,7 @@ pub fn serve(
     pending
         .start(&view.vfs, replies, session.notifier())
         .map_err(system)?;
-    let inodes = Budget::split(view.ceiling.bytes).inode_count();
+    let inodes = budget.inode_count();
     prune::start(&view.vfs, inodes, device, session.notifier()).map_err(system)?;
     let registration = Registration::new(&mountpoint).map_err(system)?;
     let control = runtime
