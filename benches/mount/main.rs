@@ -7,12 +7,14 @@
 //! `SVOL_BENCH_QUICK=1` measures less, and leaves docs/benchmarks alone. `SVOL_BENCH_SIZE` sets the
 //! large file's size in MiB, `SVOL_BENCH_TURNS` how often each is measured, `SVOL_BENCH_ROWS` which
 //! (of `again`, `cold`, `small`; all). `SVOL_BENCH_OTHER` names another build of svol, which takes
-//! turns with this one: before and after, in one run.
+//! turns with this one: before and after, in one run. `SVOL_BENCH_SERVE=1` measures nothing: it
+//! serves the world until its input ends, for experiments by hand.
 
 // A program has no other crates that its items could be reached from.
 #![allow(unreachable_pub)]
 
 mod daemon;
+mod delay;
 mod load;
 mod report;
 mod rows;
@@ -54,6 +56,12 @@ fn main() {
 
     svol::tls::install();
     let world = World::new(&scale);
+    if std::env::var_os("SVOL_BENCH_SERVE").is_some() {
+        println!("near {}", world.endpoint);
+        println!("far  {}", world.far);
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        return;
+    }
     let mut report = Report::new(&scale);
     if wants("again") {
         report.show(rows::again(&world, &scale));

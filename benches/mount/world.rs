@@ -11,6 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::Scale;
+use crate::delay::Delay;
 use crate::load::{CHUNK, sum};
 
 /// The bucket's name.
@@ -25,6 +26,13 @@ pub const SMALL_SIZE: usize = 16 << 10;
 /// Small files in each directory.
 const PER_DIRECTORY: usize = 100;
 
+/// How far away the server is when it is far.
+pub const ROUND_TRIP: Duration = Duration::from_millis(20);
+
+/// The objects that are listed and not read, `many/PREFIX/NAME`: in how many prefixes, and how
+/// many in each.
+const MANY: (usize, usize) = (200, 100);
+
 /// The server and what it serves; gone when dropped.
 pub struct World {
     server: Child,
@@ -32,6 +40,9 @@ pub struct World {
     pub dir: tempfile::TempDir,
     /// The server's URL.
     pub endpoint: String,
+    /// The same server, [`ROUND_TRIP`] away.
+    pub far: String,
+    _delay: Delay,
     /// Another build of the program, to be compared with ours.
     pub other: Option<PathBuf>,
     /// The sums of the large file's chunks.
@@ -53,15 +64,30 @@ impl World {
         let large = make_large(&bucket.join(LARGE), scale.large);
         let small = make_small(&bucket, scale.small);
         let mut index = String::new();
-        for key in std::iter::once(LARGE).chain(small.iter().map(|(key, _)| key.as_str())) {
+        let line = |index: &mut String, key: &str| {
             let meta = fs::metadata(bucket.join(key)).unwrap();
             writeln!(index, "{BUCKET} {key} {} {}", meta.len(), meta.mtime()).unwrap();
+        };
+        // In the order of keys.
+        line(&mut index, LARGE);
+        for (prefix, object) in (0..MANY.0).flat_map(|p| (0..MANY.1).map(move |o| (p, o))) {
+            writeln!(
+                index,
+                "{BUCKET} many/{prefix:03}/{object:05} 4096 1700000000"
+            )
+            .unwrap();
+        }
+        for (key, _) in &small {
+            line(&mut index, key);
         }
         fs::write(dir.path().join("index"), index).unwrap();
         rustix::fs::sync();
         let (server, port) = serve(dir.path());
+        let delay = Delay::new(([127, 0, 0, 1], port).into(), ROUND_TRIP);
         World {
             server,
+            far: format!("http://{}", delay.at),
+            _delay: delay,
             dir,
             endpoint: format!("http://127.0.0.1:{port}"),
             other: std::env::var_os("SVOL_BENCH_OTHER").map(PathBuf::from),
