@@ -15,11 +15,17 @@ use tracing::debug;
 use super::claims::Claims;
 use super::flight::Flight;
 use super::pour::{self, BATCH, Broken};
+use super::siblings::SMALL;
 use super::window::Advice;
-use super::{Counters, Fetcher, add, plan};
+use super::{Counters, Fetcher, plan};
 use crate::entry::{Digest, Entry};
 use crate::path::RelPath;
 use crate::source::{Error, ErrorKind, Result, Source, progress};
+
+mod ahead;
+mod small;
+
+pub use ahead::Ahead;
 
 /// How often in a row a body that broke off with little to show is taken up again where it ended.
 const RESUMES: u32 = 4;
@@ -237,8 +243,7 @@ impl Remote {
 
     /// Starts what a window advises, in the background, as far as readers leave room for it.
     pub fn follow(self: &Arc<Self>, advice: &Advice) -> Followed {
-        add(&self.counters.prefetch_used, advice.used);
-        add(&self.counters.prefetch_wasted, advice.wasted);
+        self.counters.prefetched(advice.used, advice.wasted);
         let Some(range) = &advice.prefetch else {
             return Followed::Started;
         };
@@ -405,6 +410,9 @@ impl Remote {
 
     /// Fetches a flight's range, after whoever else fetches some of it in another process.
     async fn carry(self: &Arc<Self>, flight: &Flight) -> Result<()> {
+        if self.size() <= SMALL && self.bring_small(&flight.demanded).await? {
+            return Ok(());
+        }
         let range = flight.range.clone();
         let began = Instant::now();
         let mut pause = POLL.0;
