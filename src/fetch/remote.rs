@@ -160,6 +160,11 @@ impl Remote {
         self.learnt.get().unwrap_or(&self.pin.entry)
     }
 
+    /// Returns what it was pinned to when it was made.
+    pub fn pinned_entry(&self) -> &Entry {
+        &self.pin.entry
+    }
+
     /// Fills `buf` from `offset` on if all of it is here and verified; never waits for a source.
     /// Returns the bytes read, fewer than asked only at the end of the object.
     pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> Option<usize> {

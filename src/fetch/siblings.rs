@@ -108,7 +108,12 @@ impl Run {
         self.bytes += bytes;
     }
 
-    /// Takes note that something that was fetched ahead was read, or that it was here before.
+    /// Takes note that something that was asked for ahead was here, or did not come.
+    pub fn on_nothing(&mut self, bytes: u64) {
+        self.settle(1, bytes);
+    }
+
+    /// Takes note that something that was fetched ahead was read.
     pub fn on_use(&mut self, fetched: u64) {
         self.settle(1, fetched);
         self.ceiling = (self.ceiling + 1).min(MOST_FILES);
