@@ -10,17 +10,23 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use svol_cache::ObjectKey;
+use tokio::time::Instant;
 
 use super::node::dir_ino;
-use super::opener::{Opener, pinned};
-use crate::entry::{Entry, Kind};
+use super::opener::Opener;
+use crate::entry::Entry;
 use crate::fetch::siblings::{Room, Run};
 use crate::fetch::{Ahead as Came, Remote, Turns};
-use crate::namespace::Merged;
 use crate::path::RelPath;
+
+mod search;
+#[cfg(test)]
+mod tests;
+
+use search::{Candidate, Cursor, is_next, position};
 
 /// Runs that are followed at once: more than programs walk one volume at the same time.
 const RUNS: usize = 8;
@@ -33,9 +39,6 @@ const KEEP: Duration = Duration::from_secs(20);
 
 /// The most files that wait for their readers, over all runs.
 const HELD: usize = 512;
-
-/// Names looked at for one advice: among them may be few files.
-const LOOKS: usize = 4096;
 
 /// How many in a row that were asked for and were here already end a run until a file is missed.
 const HERE: u32 = 8;
@@ -84,13 +87,6 @@ struct Walk {
     last: Instant,
 }
 
-/// A place in the order of a walk.
-#[derive(Clone)]
-struct Cursor {
-    dir: RelPath,
-    position: usize,
-}
-
 /// A file that was asked for ahead and is not open yet.
 struct Held {
     number: u64,
@@ -121,16 +117,6 @@ impl Trace {
     pub(super) fn is_marked(&self) -> bool {
         self.mark.is_some()
     }
-}
-
-/// A file that may be fetched ahead.
-struct Candidate {
-    layer: usize,
-    path: RelPath,
-    entry: Entry,
-    size: u64,
-    dir: RelPath,
-    position: usize,
 }
 
 impl Ahead {
@@ -220,7 +206,12 @@ impl Ahead {
         let goes_on = |walk: &&mut Walk| {
             walk.is_stuck && walk.run.is_proven() && !walk.is_over() && is_next(dir, &walk.dir)
         };
-        let Some(walk) = state.walks.iter_mut().filter(goes_on).max_by_key(|w| w.last) else {
+        let Some(walk) = state
+            .walks
+            .iter_mut()
+            .filter(goes_on)
+            .max_by_key(|w| w.last)
+        else {
             return;
         };
         walk.move_to(dir, 0);
@@ -290,7 +281,7 @@ impl Ahead {
     /// Asks for the next files of a run.
     fn advance(self: &Arc<Self>, id: u64, mut cursor: Cursor, is_walk: bool, room: Room) {
         let from = cursor.clone();
-        let (found, mut is_stuck) = self.find(&mut cursor, is_walk, room.files);
+        let (found, mut is_stuck) = search::find(&self.opener, &mut cursor, is_walk, room.files);
         let mut bytes = room.bytes;
         for candidate in found {
             let mut state = self.state();
@@ -408,91 +399,6 @@ impl Ahead {
         }
     }
 
-    /// Returns the next files behind `cursor`, at most `most`, and moves it behind them; and whether
-    /// it is at something that is not known.
-    fn find(&self, cursor: &mut Cursor, is_walk: bool, most: u64) -> (Vec<Candidate>, bool) {
-        let namespace = &self.opener.namespace;
-        let mut found = Vec::new();
-        let mut looks = 0;
-        loop {
-            let Some(Ok(listing)) = namespace.peek_list(&cursor.dir) else {
-                return (found, true);
-            };
-            let mut down = None;
-            for entry in listing.iter_from(cursor.position) {
-                let Ok(entry) = entry else {
-                    return (found, true);
-                };
-                if found.len() as u64 >= most || looks >= LOOKS {
-                    return (found, false);
-                }
-                looks += 1;
-                match entry.entry.kind {
-                    Kind::Dir if is_walk => {
-                        down = Some(cursor.dir.join(&entry.entry.name));
-                        break;
-                    }
-                    Kind::File => {
-                        let path = entry.path();
-                        let position = cursor.position;
-                        found.extend(self.candidate(cursor, position, entry.layer, path, entry.entry));
-                    }
-                    Kind::Dir | Kind::Symlink => {}
-                }
-                cursor.position += 1;
-            }
-            match down {
-                Some(child) if matches!(namespace.peek_list(&child), Some(Ok(_))) => {
-                    *cursor = Cursor {
-                        dir: child,
-                        position: 0,
-                    };
-                }
-                Some(_) => return (found, true),
-                None if !is_walk => return (found, true),
-                None => match self.behind(&cursor.dir) {
-                    Some(next) => *cursor = next,
-                    None => return (found, true),
-                },
-            }
-            looks += 1;
-        }
-    }
-
-    /// Returns the place behind a directory in the one above it.
-    fn behind(&self, dir: &RelPath) -> Option<Cursor> {
-        let (above, name) = (dir.parent()?, dir.file_name()?);
-        let listing = self.opener.namespace.peek_list(&above)?.ok()?;
-        let position = position(&listing, name.as_str())? + 1;
-        Some(Cursor {
-            dir: above,
-            position,
-        })
-    }
-
-    /// Returns a file if an open would fetch it without asking anything first.
-    fn candidate(
-        &self,
-        cursor: &Cursor,
-        position: usize,
-        layer: usize,
-        path: RelPath,
-        entry: Entry,
-    ) -> Option<Candidate> {
-        let size = entry.size.filter(|size| *size > 0)?;
-        let opener = &self.opener;
-        let is_fetched = opener.source(layer).in_place().is_none();
-        let is_sure = pinned(&entry) && !opener.must_probe(layer, &path, &entry);
-        (is_fetched && is_sure).then(|| Candidate {
-            layer,
-            path,
-            entry,
-            size,
-            dir: cursor.dir.clone(),
-            position,
-        })
-    }
-
     /// Sees to it that what nobody comes for is let go of in the end.
     fn sweep_later(self: &Arc<Self>, state: &mut State) {
         if std::mem::replace(&mut state.is_swept, true) {
@@ -598,28 +504,4 @@ impl Walk {
     fn is_over(&self) -> bool {
         self.last.elapsed() >= LIFE
     }
-}
-
-/// Returns whether a walk may go on in `dir` after `from`: below it, beside it, or beside what it is
-/// in.
-fn is_next(dir: &RelPath, from: &RelPath) -> bool {
-    dir != from
-        && dir
-            .parent()
-            .is_some_and(|above| from.strip_prefix(&above).is_some())
-}
-
-/// Returns at which position of a listing a name is.
-fn position(listing: &Merged, name: &str) -> Option<usize> {
-    let (mut low, mut high) = (0, listing.len());
-    while low < high {
-        let middle = low + (high - low) / 2;
-        let entry = listing.iter_from(middle).next()?.ok()?;
-        match entry.entry.name.as_str().cmp(name) {
-            std::cmp::Ordering::Less => low = middle + 1,
-            std::cmp::Ordering::Equal => return Some(middle),
-            std::cmp::Ordering::Greater => high = middle,
-        }
-    }
-    None
 }
