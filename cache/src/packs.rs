@@ -52,6 +52,9 @@ const IDLE: Duration = Duration::from_secs(30);
 /// Contents that wait to be stored: 4 MiB at most.
 const QUEUE: usize = 64;
 
+/// How long the first of them waits for others to be stored with.
+const LINGER: Duration = Duration::from_millis(2);
+
 /// How long one who wants all to be stored waits for those before him.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -120,22 +123,35 @@ impl Packs {
 
     /// Stores what comes, until it is told to stop or the cache is gone.
     pub(crate) fn run(Orders(orders): &Orders, shared: &Weak<Shared>) {
-        while let Ok(order) = orders.recv() {
-            match order {
-                Order::Store(object) => {
+        while let Ok(first) = orders.recv() {
+            // Who brings a file brings more: to wake up for each would cost more than to store it.
+            crate::sync::thread::sleep(LINGER);
+            let mut next = Some(first);
+            while next.is_some() {
+                let mut objects = Vec::new();
+                while let Some(Order::Store(object)) = next {
+                    objects.push(object);
+                    next = orders.try_recv().ok();
+                }
+                if !objects.is_empty() {
                     let Some(shared) = shared.upgrade() else {
                         return;
                     };
                     if let Some(disk) = &shared.disk {
-                        disk.packs.queued.fetch_sub(1, Ordering::Relaxed);
-                        disk.packs.store_now(disk, &shared.counters, object);
+                        let packs = &disk.packs;
+                        packs.queued.fetch_sub(objects.len(), Ordering::Relaxed);
+                        packs.store_all(disk, &shared.counters, objects);
                     }
                 }
-                Order::Flush(done) => {
-                    // Who waited may have given up.
-                    let _ = done.try_send(());
+                match next.take() {
+                    Some(Order::Flush(done)) => {
+                        // Who waited may have given up.
+                        let _ = done.try_send(());
+                    }
+                    Some(Order::Stop) => return,
+                    Some(Order::Store(_)) | None => {}
                 }
-                Order::Stop => return,
+                next = orders.try_recv().ok();
             }
         }
     }
@@ -167,7 +183,7 @@ impl Packs {
         {
             self.queued.fetch_sub(1, Ordering::Relaxed);
             if let Order::Store(object) = order {
-                self.store_now(disk, counters, object);
+                self.store_all(disk, counters, vec![object]);
             }
         }
     }
@@ -267,50 +283,56 @@ impl Packs {
         readers.retain(|reader| !all && reader.used.elapsed() < IDLE);
     }
 
-    fn store_now(&self, disk: &Disk, counters: &Counters, object: Storing) {
-        let size = object.bytes.len() as u64;
-        if !self.keep(disk, object) {
-            counters.unkept_bytes.add(size);
-        }
-    }
-
-    /// Stores a small object; false when it cannot be kept.
-    fn keep(&self, disk: &Disk, object: Storing) -> bool {
-        let Storing { key, bytes, guard } = object;
-        let bytes = &bytes;
-        let hash = blake3::hash(bytes);
-        let size = bytes.len() as u64;
-        let is_known = disk.index.blob(&hash).is_some_and(|row| row.size == size);
-        if !is_known && !disk.make_room_for_small(size) {
-            return false;
-        }
-        // Held until the change is queued, so that who takes the pack away can wait for it.
-        let mut appender = self.appender.lock().unwrap_or_else(PoisonError::into_inner);
-        let place = if is_known {
-            None
-        } else {
-            match append(disk, &mut appender, self.full, bytes) {
-                Ok(place) => Some(place),
-                Err(error) => {
-                    disk.troubles.note("write a pack", &error);
-                    return false;
+    /// Stores small objects. Those that cannot be kept are counted.
+    fn store_all(&self, disk: &Disk, counters: &Counters, objects: Vec<Storing>) {
+        let mut new_bytes = 0;
+        let mut found = Vec::with_capacity(objects.len());
+        for object in objects {
+            let hash = blake3::hash(&object.bytes);
+            let size = object.bytes.len() as u64;
+            let is_known = disk.index.blob(&hash).is_some_and(|row| row.size == size);
+            if !is_known {
+                if !disk.make_room_for_small(new_bytes + size) {
+                    counters.unkept_bytes.add(size);
+                    continue;
                 }
+                new_bytes += size;
             }
-        };
-        failpoint::pass("pack.appended");
-        let change = Change::AddSmall {
-            key,
-            hash,
-            size,
-            place,
-            covered: if place.is_some() { size } else { 0 },
-        };
-        let covered = change.covered();
-        if !disk.index.send(change, Some(guard)) {
-            disk.quota.forget(covered);
-            return false;
+            found.push((object, hash, is_known));
         }
-        true
+        // Held until the changes are queued, so that who takes the pack away can wait for them.
+        let mut appender = self.appender.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut changes = Vec::with_capacity(found.len());
+        for (Storing { key, bytes, guard }, hash, is_known) in found {
+            let size = bytes.len() as u64;
+            let place = match is_known {
+                true => None,
+                false => match append(disk, &mut appender, self.full, &bytes) {
+                    Ok(place) => Some(place),
+                    Err(error) => {
+                        disk.troubles.note("write a pack", &error);
+                        counters.unkept_bytes.add(size);
+                        continue;
+                    }
+                },
+            };
+            failpoint::pass("pack.appended");
+            let change = Change::AddSmall {
+                key,
+                hash,
+                size,
+                place,
+                covered: if place.is_some() { size } else { 0 },
+            };
+            changes.push((change, guard, size));
+        }
+        for (change, guard, size) in changes {
+            let covered = change.covered();
+            if !disk.index.send(change, Some(guard)) {
+                disk.quota.forget(covered);
+                counters.unkept_bytes.add(size);
+            }
+        }
     }
 
     /// Closes a pack that is to be evicted; what was stored in it is in the index by then.
