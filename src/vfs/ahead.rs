@@ -357,9 +357,9 @@ impl Ahead {
         });
         let mark = Mark {
             walk: id,
-            layer: layer,
+            layer,
             dir: dir.clone(),
-            position: position,
+            position,
             bytes: piece,
         };
         let held = Held {
