@@ -3,20 +3,25 @@
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use crate::Scale;
-use crate::daemon::Usage;
+use crate::mounts::{self, Role};
+use crate::rows::Run;
+use crate::settings::Settings;
 use crate::world::SMALL_SIZE;
 
 /// One kind of work, done by ours and by others in turn.
 pub struct Row {
+    /// Its name, the same in every report.
+    pub id: String,
     /// What is done.
     pub title: String,
     /// What that means exactly.
     pub about: String,
     /// How much one run does, and of what.
     pub work: Work,
+    /// What is to be reached.
+    pub goals: Vec<Goal>,
     /// Who did it: ours first.
     pub contestants: Vec<Contestant>,
 }
@@ -28,35 +33,114 @@ pub enum Work {
     Bytes(u64),
     /// Reads so many files.
     Files(usize),
+    /// Lists so many entries.
+    Entries(usize),
+    /// Makes so many reads.
+    Reads(usize),
+    /// Does something of which only the time counts.
+    Once,
+}
+
+/// What is to be reached.
+#[derive(Clone, Copy)]
+pub enum Goal {
+    /// At most so many seconds.
+    Seconds(f64),
+    /// At least so many times as fast as the best peer of the turn.
+    BestPeer(f64),
+    /// At least so many times as fast as the floor of the turn.
+    Floor(f64),
+    /// At most so many seconds of processor time.
+    Cpu(f64),
+    /// At most so many MiB of memory.
+    Peak(f64),
+    /// At most so much of what else is told.
+    Extra(&'static str, f64),
 }
 
 /// One that does the work.
 pub struct Contestant {
     /// Its name.
     pub name: &'static str,
-    /// Its runs, in the order of the turns.
+    /// What it is beside the others.
+    pub role: Role,
+    /// Its runs, in the order of the turns; fewer where it is slow.
     pub runs: Vec<Run>,
-}
-
-/// One run.
-pub struct Run {
-    /// What it took.
-    pub took: Duration,
-    /// What its daemon used, if it has one.
-    pub usage: Option<Usage>,
 }
 
 impl Contestant {
     /// Returns one without runs yet.
-    pub fn new(name: &'static str) -> Contestant {
+    pub fn new(name: &'static str, role: Role) -> Contestant {
         Contestant {
             name,
+            role,
             runs: Vec::new(),
         }
     }
 
-    fn seconds(&self) -> Vec<f64> {
+    /// Returns its times in seconds.
+    pub fn seconds(&self) -> Vec<f64> {
         self.runs.iter().map(|run| run.took.as_secs_f64()).collect()
+    }
+
+    /// Returns the median of what is known of each run; none where it is not known.
+    fn typical(&self, of: impl Fn(&Run) -> Option<f64>) -> Option<f64> {
+        let all: Vec<f64> = self.runs.iter().filter_map(of).collect();
+        (!all.is_empty()).then(|| median(&all))
+    }
+
+    fn cpu(&self) -> Option<f64> {
+        self.typical(|run| Some(run.usage?.cpu.as_secs_f64()))
+    }
+
+    /// Its memory in MiB.
+    fn peak(&self) -> Option<f64> {
+        self.typical(|run| Some(run.usage?.peak as f64 / MIB))
+    }
+}
+
+const MIB: f64 = 1048576.0;
+
+impl Row {
+    /// Returns, for each turn, how many times as fast ours is as the best of those in a role.
+    fn against(&self, role: Role) -> Vec<f64> {
+        let ours = self.contestants[0].seconds();
+        let best = |turn: usize| {
+            let those = self.contestants.iter().filter(|c| c.role == role);
+            let times = those.filter_map(|c| c.runs.get(turn).or(c.runs.first()));
+            times
+                .map(|run| run.took.as_secs_f64())
+                .min_by(f64::total_cmp)
+        };
+        let ratio = |(turn, ours): (usize, &f64)| Some(best(turn)? / ours);
+        ours.iter().enumerate().filter_map(ratio).collect()
+    }
+
+    /// Returns what is to be reached, and what was.
+    fn reached(&self) -> Vec<String> {
+        let ours = &self.contestants[0];
+        let at_least = |ratios: Vec<f64>, goal: f64, whom: &str| {
+            let now = (!ratios.is_empty()).then(|| median(&ratios))?;
+            let mark = if now >= goal { "reached" } else { "**missed**" };
+            Some(format!("{goal} x {whom}: {now:.2}, {mark}"))
+        };
+        let at_most = |now: Option<f64>, goal: f64, show: &dyn Fn(f64) -> String| {
+            let now = now?;
+            let mark = if now <= goal { "reached" } else { "**missed**" };
+            Some(format!("{}: {}, {mark}", show(goal), show(now)))
+        };
+        let goal = |goal: &Goal| match *goal {
+            Goal::BestPeer(x) => at_least(self.against(Role::Peer), x, "the best peer"),
+            Goal::Floor(x) => at_least(self.against(Role::Floor), x, "the floor"),
+            Goal::Seconds(s) => at_most(Some(median(&ours.seconds())), s, &time),
+            Goal::Cpu(s) => at_most(ours.cpu(), s, &|s| format!("{} of CPU", time(s))),
+            Goal::Peak(m) => at_most(ours.peak(), m, &|m| format!("{m:.0} MiB")),
+            Goal::Extra(what, most) => {
+                let now = ours.typical(|run| Some(run.extra?.1));
+                at_most(now, most, &|n| format!("{n:.2} {what}"))
+            }
+        };
+        self.goals.iter().filter_map(goal).collect()
     }
 }
 
@@ -67,22 +151,23 @@ pub struct Report {
 
 impl Report {
     /// Returns a report without rows, which says where and how it was measured.
-    pub fn new(scale: &Scale) -> Report {
+    pub fn new(settings: &Settings) -> Report {
         let mut text = String::from("# Benchmark\n\n");
         let _ = writeln!(
             text,
             "Measured {} by `make bench` on {}.\n\
              The large file has {} MiB; the {} small ones have {} KiB each, 100 a directory. S3 is\n\
-             an nginx on loopback. All take turns, {} each; times are medians with the least and the\n\
-             most. **svol is** how many times as fast svol is, the median of the ratios within a turn\n\
-             (2.0: in half the time). All bytes were compared with the source's. Processor time and\n\
-             peak memory are the daemon's. One noisy machine: compare ratios, not times.",
+             an nginx on loopback, for 20 ms behind a proxy that delays. All take turns, at most {}\n\
+             each; times are medians with the least and the most. **svol is** how many times as fast\n\
+             svol is, the median of the ratios within a turn (2.0: in half the time). All bytes were\n\
+             compared with the source's. CPU and peak memory are those of the daemon and all its\n\
+             children, the wire what the server sent. One noisy machine: compare ratios, not times.",
             httpdate::fmt_http_date(SystemTime::now()),
             machine(),
-            scale.large >> 20,
-            scale.small,
+            settings.large >> 20,
+            settings.small,
             SMALL_SIZE >> 10,
-            scale.turns,
+            settings.turns,
         );
         println!("{text}");
         Report { text }
@@ -125,75 +210,77 @@ const BY_HAND: &str = "\
 ";
 
 fn table(row: &Row) -> String {
-    let mut lines =
-        vec![["", "time", "rate", "svol is", "CPU", "peak", "fetched"].map(String::from)];
+    let heads = ["", "time", "rate", "svol is", "CPU", "peak", "wire", ""];
+    let mut lines = vec![heads.map(String::from)];
+    let shown = |text: Option<String>| text.unwrap_or_else(|| "-".into());
     let ours = row.contestants[0].seconds();
-    for contestant in &row.contestants {
+    for contestant in row.contestants.iter().filter(|c| !c.runs.is_empty()) {
         let times = contestant.seconds();
-        if times.is_empty() {
-            continue;
-        }
+        let cut = contestant.runs.iter().any(|run| run.cut);
+        let over = if cut { "over " } else { "" };
         let ratios: Vec<f64> = times.iter().zip(&ours).map(|(t, o)| t / o).collect();
-        let usage = |of: fn(&Usage) -> f64| {
-            let all: Vec<f64> = contestant
-                .runs
-                .iter()
-                .filter_map(|r| Some(of(r.usage.as_ref()?)))
-                .collect();
-            (!all.is_empty()).then(|| median(&all))
-        };
-        let shown = |text: Option<String>| text.unwrap_or_else(|| "-".into());
-        let wire = contestant
-            .runs
-            .iter()
-            .all(|r| r.usage.is_some_and(|u| u.wire.is_some()));
+        let bytes = contestant.typical(|run| Some(run.wire?.bytes as f64));
+        let requests = contestant.typical(|run| Some(run.wire?.requests as f64));
+        let what = contestant.runs[0].extra.map_or("", |(what, _)| what);
+        let extra = contestant.typical(|run| Some(run.extra?.1));
         lines.push([
             contestant.name.into(),
-            format!(
-                "{} ({}-{})",
-                time(median(&times)),
-                time(least(&times)),
-                time(most(&times))
-            ),
+            format!("{over}{}", spread(&times, time)),
             rate(row.work, median(&times)),
-            match std::ptr::eq(contestant, &row.contestants[0]) {
-                true => "1".into(),
-                false => format!(
-                    "x {:.2} ({:.2}-{:.2})",
-                    median(&ratios),
-                    least(&ratios),
-                    most(&ratios)
-                ),
+            match contestant.role {
+                Role::Ours => "1".into(),
+                _ => format!("x {}", spread(&ratios, |x| format!("{x:.2}"))),
             },
-            shown(usage(|u| u.cpu.as_secs_f64()).map(time)),
-            shown(usage(|u| u.peak as f64).map(|b| format!("{:.0} MiB", b / 1048576.0))),
-            match wire {
-                true => format!(
-                    "{:.1} MiB, {:.0} requests",
-                    usage(|u| u.wire.unwrap_or_default().0 as f64).unwrap_or(0.0) / 1048576.0,
-                    usage(|u| u.wire.unwrap_or_default().1 as f64).unwrap_or(0.0),
-                ),
-                false => "-".into(),
-            },
+            shown(contestant.cpu().map(time)),
+            shown(contestant.peak().map(|mib| format!("{mib:.0} MiB"))),
+            shown(bytes.zip(requests).map(|(bytes, requests)| {
+                format!("{:.1} MiB, {requests:.0} requests", bytes / MIB)
+            })),
+            extra.map_or(String::new(), |n| format!("{n:.2} {what}")),
         ]);
     }
-    let widths: Vec<usize> = (0..lines[0].len())
-        .map(|i| lines.iter().map(|l| l[i].len()).max().unwrap_or(0))
+    // A column that says nothing is left out.
+    let widths: Vec<usize> = (0..heads.len())
+        .map(|i| {
+            lines
+                .iter()
+                .map(|l| l[i].chars().count())
+                .max()
+                .unwrap_or(0)
+        })
         .collect();
-    let mut out = format!("## {}\n\n{}\n\n", row.title, row.about);
+    let mut out = format!("## {} (`{}`)\n\n{}\n\n", row.title, row.id, row.about);
     for (n, line) in lines.iter().enumerate() {
-        for (cell, width) in line.iter().zip(&widths) {
+        for (cell, width) in line.iter().zip(&widths).filter(|(_, width)| **width > 0) {
             let _ = write!(out, "| {cell:width$} ");
         }
         out.push_str("|\n");
         if n == 0 {
-            for width in &widths {
+            for width in widths.iter().filter(|width| **width > 0) {
                 let _ = write!(out, "|{}", "-".repeat(width + 2));
             }
             out.push_str("|\n");
         }
     }
+    let reached = row.reached();
+    if !reached.is_empty() {
+        let _ = write!(out, "\nGoals: {}.\n", reached.join("; "));
+    }
     out
+}
+
+/// Shows the median, with the least and the most if there are several.
+fn spread(all: &[f64], show: impl Fn(f64) -> String) -> String {
+    match all {
+        [] => "-".into(),
+        [one] => show(*one),
+        _ => format!(
+            "{} ({}-{})",
+            show(median(all)),
+            show(least(all)),
+            show(most(all))
+        ),
+    }
 }
 
 fn median(all: &[f64]) -> f64 {
@@ -216,6 +303,7 @@ fn most(all: &[f64]) -> f64 {
 
 fn time(seconds: f64) -> String {
     match seconds {
+        s if s < 0.01 => format!("{:.1} ms", s * 1000.0),
         s if s < 1.0 => format!("{:.0} ms", s * 1000.0),
         s => format!("{s:.2} s"),
     }
@@ -225,6 +313,9 @@ fn rate(work: Work, seconds: f64) -> String {
     match work {
         Work::Bytes(n) => format!("{:.0} MB/s", n as f64 / 1e6 / seconds),
         Work::Files(n) => format!("{:.0} files/s", n as f64 / seconds),
+        Work::Entries(n) => format!("{:.0} entries/s", n as f64 / seconds),
+        Work::Reads(n) => format!("{:.0} reads/s", n as f64 / seconds),
+        Work::Once => String::new(),
     }
 }
 
@@ -251,8 +342,8 @@ fn machine() -> String {
     let load = load.split(' ').next().unwrap_or_default();
     format!(
         "{cpus} x {model} (load {load} before), Linux {kernel},\nwith {}, {}, {}",
-        version(crate::daemon::SVOL.as_ref(), "--version"),
-        version(&crate::daemon::rclone(), "version"),
+        version(mounts::SVOL.as_ref(), "--version"),
+        version(&mounts::installed("rclone"), "version"),
         version("/usr/sbin/nginx".as_ref(), "-v"),
     )
 }

@@ -115,4 +115,17 @@ function s3.headers()
     end
 end
 
+local bytes, requests = 0, 0
+
+-- Counts a reply that ended, also one that its client did not wait for.
+function s3.count()
+    bytes = bytes + tonumber(ngx.var.bytes_sent)
+    requests = requests + 1
+end
+
+-- Answers with the bytes sent and the requests answered so far.
+function s3.told()
+    ngx.print(string.format("%d %d", bytes, requests))
+end
+
 return s3

@@ -3,16 +3,16 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::Scale;
 use crate::delay::Delay;
 use crate::load::{CHUNK, sum};
+use crate::settings::Settings;
 
 /// The bucket's name.
 pub const BUCKET: &str = "bench";
@@ -31,7 +31,45 @@ pub const ROUND_TRIP: Duration = Duration::from_millis(20);
 
 /// The objects that are listed and not read, `many/PREFIX/NAME`: in how many prefixes, and how
 /// many in each.
-const MANY: (usize, usize) = (200, 100);
+pub const MANY: (usize, usize) = (200, 100);
+
+/// The size that they are listed with, in bytes.
+pub const MANY_SIZE: u64 = 4096;
+
+/// Returns the keys of the objects that are listed and not read, sorted.
+pub fn many() -> impl Iterator<Item = String> {
+    (0..MANY.0).flat_map(|p| (0..MANY.1).map(move |o| format!("many/{p:03}/{o:05}")))
+}
+
+/// Where the server is.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Place {
+    /// On this machine.
+    Near,
+    /// [`ROUND_TRIP`] away.
+    Far,
+}
+
+impl Place {
+    /// All places.
+    pub const ALL: [Place; 2] = [Place::Near, Place::Far];
+
+    /// Returns its name in settings.
+    pub fn name(self) -> &'static str {
+        match self {
+            Place::Near => "near",
+            Place::Far => "far",
+        }
+    }
+
+    /// Returns its round trip, as titles have it.
+    pub fn distance(self) -> &'static str {
+        match self {
+            Place::Near => "0 ms",
+            Place::Far => "20 ms",
+        }
+    }
+}
 
 /// The server and what it serves; gone when dropped.
 pub struct World {
@@ -39,10 +77,11 @@ pub struct World {
     /// Where everything is; on the disk that `target` is on.
     pub dir: tempfile::TempDir,
     /// The server's URL.
-    pub endpoint: String,
+    pub near: String,
     /// The same server, [`ROUND_TRIP`] away.
     pub far: String,
     _delay: Delay,
+    port: u16,
     /// Another build of the program, to be compared with ours.
     pub other: Option<PathBuf>,
     /// The sums of the large file's chunks.
@@ -53,7 +92,7 @@ pub struct World {
 
 impl World {
     /// Makes the data and starts the server.
-    pub fn new(scale: &Scale) -> World {
+    pub fn new(settings: &Settings) -> World {
         let dir = tempfile::Builder::new()
             .prefix("bench-")
             .tempdir_in(env!("CARGO_TARGET_TMPDIR"))
@@ -61,8 +100,8 @@ impl World {
         let bucket = dir.path().join("root").join(BUCKET);
         fs::create_dir_all(&bucket).unwrap();
         println!("making data ...");
-        let large = make_large(&bucket.join(LARGE), scale.large);
-        let small = make_small(&bucket, scale.small);
+        let large = make_large(&bucket.join(LARGE), settings.large);
+        let small = make_small(&bucket, settings.small);
         let mut index = String::new();
         let line = |index: &mut String, key: &str| {
             let meta = fs::metadata(bucket.join(key)).unwrap();
@@ -70,12 +109,8 @@ impl World {
         };
         // In the order of keys.
         line(&mut index, LARGE);
-        for (prefix, object) in (0..MANY.0).flat_map(|p| (0..MANY.1).map(move |o| (p, o))) {
-            writeln!(
-                index,
-                "{BUCKET} many/{prefix:03}/{object:05} 4096 1700000000"
-            )
-            .unwrap();
+        for key in many() {
+            writeln!(index, "{BUCKET} {key} {MANY_SIZE} 1700000000").unwrap();
         }
         for (key, _) in &small {
             line(&mut index, key);
@@ -89,8 +124,9 @@ impl World {
             far: format!("http://{}", delay.at),
             _delay: delay,
             dir,
-            endpoint: format!("http://127.0.0.1:{port}"),
-            other: std::env::var_os("SVOL_BENCH_OTHER").map(PathBuf::from),
+            near: format!("http://127.0.0.1:{port}"),
+            port,
+            other: settings.other.clone(),
             large,
             small,
         }
@@ -104,9 +140,57 @@ impl World {
         self.dir.path().join(format!("{what}-{n}"))
     }
 
+    /// Returns the server's URL from a place.
+    pub fn at(&self, place: Place) -> &str {
+        match place {
+            Place::Near => &self.near,
+            Place::Far => &self.far,
+        }
+    }
+
     /// Returns the URL of an object.
-    pub fn url(&self, key: &str) -> String {
-        format!("{}/{BUCKET}/{key}", self.endpoint)
+    pub fn url(&self, place: Place, key: &str) -> String {
+        format!("{}/{BUCKET}/{key}", self.at(place))
+    }
+
+    /// Returns where the server has an object's bytes.
+    pub fn object(&self, key: &str) -> PathBuf {
+        self.dir.path().join("root").join(BUCKET).join(key)
+    }
+
+    /// Returns the bytes that the server sent and the requests that it answered so far, without
+    /// those of this kind.
+    pub fn wire(&self) -> Wire {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        let request = b"GET /.count HTTP/1.0\r\n\r\n";
+        stream.write_all(request).unwrap();
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply).unwrap();
+        let counts = reply.rsplit("\r\n\r\n").next().unwrap_or_default();
+        let mut counts = counts.split_whitespace().map(|n| n.parse().unwrap());
+        Wire {
+            bytes: counts.next().unwrap(),
+            requests: counts.next().unwrap(),
+        }
+    }
+}
+
+/// What went over the wire, as the server counts it: heads and bodies of replies.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Wire {
+    /// Bytes sent.
+    pub bytes: u64,
+    /// Requests answered.
+    pub requests: u64,
+}
+
+impl Wire {
+    /// Returns what went over it since.
+    pub fn since(self, before: Wire) -> Wire {
+        Wire {
+            bytes: self.bytes - before.bytes,
+            requests: self.requests - before.requests,
+        }
     }
 }
 
