@@ -82,11 +82,18 @@ impl Daemon {
             let of = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}"));
             usage.cpu += of("stat").map_or(Duration::ZERO, |stat| cpu(&stat));
             let status = of("status").unwrap_or_default();
-            let peak = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
-            let peak = peak.and_then(|l| l.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-            usage.peak += peak.unwrap_or(0) << 10;
+            usage.peak += memory(&status, "VmHWM:");
         }
         usage
+    }
+
+    /// Returns the memory that it and its children hold now, in bytes.
+    pub fn held(&self) -> u64 {
+        let of = |pid: &u32| {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            memory(&status, "VmRSS:")
+        };
+        family(self.child.id()).iter().map(of).sum()
     }
 
     /// Returns what was used so far, after setting the peak to what is held now: to be handed to
@@ -106,6 +113,13 @@ impl Daemon {
             peak: now.peak,
         }
     }
+}
+
+/// Returns what a line of /proc/PID/status tells, in bytes.
+fn memory(status: &str, name: &str) -> u64 {
+    let line = status.lines().find_map(|l| l.strip_prefix(name));
+    let kib = line.and_then(|l| l.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kib.unwrap_or(0) << 10
 }
 
 /// Returns a process and all that descend from it.

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt};
 
-use crate::load::{CHUNK, read_large, sum};
-use crate::world::{BUCKET, LARGE, Place, World};
+use crate::data::LARGE;
+use crate::load::sum;
+use crate::world::{BUCKET, Place, World};
 
 /// What the direct download asks for in one request, in bytes, and how many go on at once: the
 /// best here of 4, 8 and 16 MiB by 8 and 16. Far away, what fills 20 ms at 2 GB/s must be asked for.
@@ -21,15 +22,15 @@ fn runtime() -> tokio::runtime::Runtime {
     builder.enable_all().build().unwrap()
 }
 
-/// Downloads the large file by range requests, several at once, into `file`; returns the time.
-pub fn download_large(world: &World, place: Place, file: &Path) -> Duration {
-    let size = (world.large.len() * CHUNK) as u64;
+/// Downloads the first bytes of an object by range requests, several at once, into `file`; returns
+/// the time it took.
+pub fn download(world: &World, place: Place, key: &str, size: u64, file: &Path) -> Duration {
     let runtime = runtime();
     let started = Instant::now();
     runtime.block_on(async {
         let out = Arc::new(File::create(file).unwrap());
         let client = reqwest::Client::new();
-        let url = world.url(place, LARGE);
+        let url = world.url(place, key);
         let parts = futures::stream::iter((0..size.div_ceil(PART)).map(|n| n * PART));
         parts
             .for_each_concurrent(CONNECTIONS, |start| {
@@ -51,15 +52,17 @@ pub fn download_large(world: &World, place: Place, file: &Path) -> Duration {
             })
             .await;
     });
-    let took = started.elapsed();
-    read_large(file, &world.large, false);
-    took
+    started.elapsed()
 }
 
 /// Downloads the small files, so many at once; returns the time it took.
 pub fn download_small(world: &World, place: Place, connections: usize) -> Duration {
     let runtime = runtime();
-    let urls = world.small.iter().map(|(key, _)| world.url(place, key));
+    let urls = world
+        .truth
+        .small
+        .iter()
+        .map(|(key, _)| world.url(place, key));
     let urls: Vec<String> = urls.collect();
     let started = Instant::now();
     let sums: Vec<u64> = runtime.block_on(async {
@@ -75,7 +78,10 @@ pub fn download_small(world: &World, place: Place, connections: usize) -> Durati
         gets.buffered(connections).collect().await
     });
     let took = started.elapsed();
-    assert!(sums.iter().eq(world.small.iter().map(|(_, truth)| truth)));
+    assert!(
+        sums.iter()
+            .eq(world.truth.small.iter().map(|(_, truth)| truth))
+    );
     took
 }
 

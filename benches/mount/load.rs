@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::world::SMALL_SIZE;
+use crate::data::SMALL_SIZE;
 
 /// What is read at a time, in bytes; the large file is a multiple of it.
 pub const CHUNK: usize = 1 << 20;
@@ -37,7 +37,7 @@ pub fn read_large(path: &Path, truth: &[u64], mapped: bool) -> Duration {
     let file = File::open(path).unwrap();
     let sums = match mapped {
         true => sums_of_map(&file, truth.len() * CHUNK),
-        false => sums_of_reads(file, truth.len()),
+        false => sums_of_reads(file, usize::MAX),
     };
     let took = started.elapsed();
     assert!(
@@ -48,10 +48,21 @@ pub fn read_large(path: &Path, truth: &[u64], mapped: bool) -> Duration {
     took
 }
 
-fn sums_of_reads(mut file: File, expected: usize) -> Vec<u64> {
+/// Reads the first chunks of a file, as many as `truth` has; returns the time it took.
+pub fn read_first(path: &Path, truth: &[u64]) -> Duration {
+    let started = Instant::now();
+    let sums = sums_of_reads(File::open(path).unwrap(), truth.len());
+    let took = started.elapsed();
+    let right = sums == truth;
+    assert!(right, "{}: not the bytes of its source", path.display());
+    took
+}
+
+/// Reads to the end of a file, or so many chunks.
+fn sums_of_reads(mut file: File, most: usize) -> Vec<u64> {
     let mut chunk = vec![0; CHUNK];
-    let mut sums = Vec::with_capacity(expected);
-    loop {
+    let mut sums = Vec::new();
+    while sums.len() < most {
         let mut filled = 0;
         while filled < CHUNK {
             match file.read(&mut chunk[filled..]).unwrap() {
@@ -60,10 +71,11 @@ fn sums_of_reads(mut file: File, expected: usize) -> Vec<u64> {
             }
         }
         if filled == 0 {
-            return sums;
+            break;
         }
         sums.push(sum(&chunk[..filled]));
     }
+    sums
 }
 
 fn sums_of_map(file: &File, size: usize) -> Vec<u64> {

@@ -10,13 +10,18 @@
 #![allow(unreachable_pub)]
 
 mod daemon;
+mod data;
 mod delay;
 mod direct;
+mod juicefs;
 mod load;
+mod machine;
 mod mounts;
+mod peers;
 mod report;
 mod rows;
 mod settings;
+mod sftp;
 mod tools;
 mod world;
 
@@ -39,6 +44,9 @@ fn main() {
         println!("far  {}", world.far);
         let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
         return;
+    }
+    if settings.has_peer("juicefs") {
+        world.juicefs();
     }
     let mut report = Report::new(&settings);
     for (name, measure) in rows::ALL {

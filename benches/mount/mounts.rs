@@ -1,9 +1,10 @@
-//! Those who mount: ours, and peers with the settings that their manuals advise for reading.
+//! Those who mount: ours and the peers.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use crate::daemon::Daemon;
+use crate::peers;
 use crate::settings::Settings;
 use crate::world::{BUCKET, Place, World};
 
@@ -17,8 +18,11 @@ pub struct Mount {
     pub name: &'static str,
     /// What it is beside the others.
     pub role: Role,
-    command: fn(&World, Place, &Path, &Path) -> Command,
+    command: MountCommand,
 }
+
+/// Returns the command that mounts at the first path, on a cache at the second.
+pub type MountCommand = fn(&World, Place, &Path, &Path) -> Command;
 
 /// What one who does the work is beside the others.
 #[derive(Clone, Copy, PartialEq)]
@@ -33,14 +37,16 @@ pub enum Role {
     Floor,
 }
 
-/// The peers, by name.
-pub const PEERS: &[Mount] = &[Mount {
-    name: "rclone",
-    role: Role::Peer,
-    command: rclone,
-}];
-
 impl Mount {
+    /// Returns a peer.
+    pub const fn peer(name: &'static str, command: MountCommand) -> Mount {
+        Mount {
+            name,
+            role: Role::Peer,
+            command,
+        }
+    }
+
     /// Starts to mount the bucket, on the cache at `cache`.
     pub fn spawn(&self, world: &World, place: Place, cache: &Path) -> Daemon {
         let at = world.fresh("mount");
@@ -69,70 +75,80 @@ impl Mount {
 /// the peers that are wanted.
 pub fn all(settings: &Settings) -> Vec<Mount> {
     let mut all = ours(settings);
-    all.extend(PEERS.iter().filter(|peer| settings.has_peer(peer.name)));
+    all.extend(peers::S3.iter().filter(|peer| settings.has_peer(peer.name)));
+    all
+}
+
+/// Returns those who mount the same files from a web server's directory: ours, and the peers that
+/// can. sshfs does it over SFTP.
+pub fn over_http(settings: &Settings) -> Vec<Mount> {
+    let mut all = builds(settings, [svol_http, other_svol_http]);
+    let peers = peers::HTTP
+        .iter()
+        .filter(|peer| settings.has_peer(peer.name));
+    all.extend(peers);
     all
 }
 
 /// Returns ours, and another build of it if there is one to compare with.
 pub fn ours(settings: &Settings) -> Vec<Mount> {
-    let mut all = vec![Mount {
-        name: "svol",
-        role: Role::Ours,
-        command: |world, place, at, cache| svol(SVOL.as_ref(), world, place, at, cache),
-    }];
-    if settings.other.is_some() {
-        all.push(Mount {
-            name: "the other svol",
-            role: Role::Other,
-            command: |world, place, at, cache| {
-                let other = world.other.as_deref().unwrap_or(SVOL.as_ref());
-                svol(other, world, place, at, cache)
-            },
-        });
-    }
-    all
+    builds(settings, [svol_s3, other_svol_s3])
 }
 
-fn svol(program: &Path, world: &World, place: Place, at: &Path, cache: &Path) -> Command {
+fn builds(settings: &Settings, [ours, other]: [MountCommand; 2]) -> Vec<Mount> {
+    let ours = Mount {
+        name: "svol",
+        role: Role::Ours,
+        command: ours,
+    };
+    let other = settings.other.is_some().then_some(Mount {
+        name: "the other svol",
+        role: Role::Other,
+        command: other,
+    });
+    [ours].into_iter().chain(other).collect()
+}
+
+fn svol_s3(world: &World, place: Place, at: &Path, cache: &Path) -> Command {
+    s3(svol(SVOL.as_ref(), at, cache), world, place, at)
+}
+
+fn other_svol_s3(world: &World, place: Place, at: &Path, cache: &Path) -> Command {
+    s3(svol(other(world), at, cache), world, place, at)
+}
+
+fn svol_http(world: &World, place: Place, at: &Path, cache: &Path) -> Command {
+    let mut command = svol(SVOL.as_ref(), at, cache);
+    command.arg(peers::http_url(world, place)).arg(at);
+    command
+}
+
+fn other_svol_http(world: &World, place: Place, at: &Path, cache: &Path) -> Command {
+    let mut command = svol(other(world), at, cache);
+    command.arg(peers::http_url(world, place)).arg(at);
+    command
+}
+
+fn other(world: &World) -> &Path {
+    world.other.as_deref().unwrap_or(SVOL.as_ref())
+}
+
+/// As it is without any setting: what is measured is what one gets.
+fn svol(program: &Path, at: &Path, cache: &Path) -> Command {
     let mut command = Command::new(program);
     command
-        .args(["mount", "--foreground", "--no-sign-request"])
-        .arg(format!("s3://{BUCKET}"))
-        .arg(at)
-        .env("AWS_ENDPOINT_URL", world.at(place))
-        .env("AWS_REGION", "us-east-1")
+        .args(["mount", "--foreground"])
         .env("SVOL_CACHE_DIR", cache)
         .env("SVOL_RUNTIME_DIR", at.with_extension("run"));
     command
 }
 
-/// Returns a program that tests/setup.sh installs, else the machine's.
-pub fn installed(name: &str) -> PathBuf {
-    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-env/bin");
-    let own = own.join(name);
-    if own.exists() { own } else { name.into() }
-}
-
-/// rclone, as its manual advises for reading: files are kept on disk, nothing is asked twice, and
-/// fast object stores are read by 16 streams of 4 MiB.
-fn rclone(world: &World, place: Place, at: &Path, cache: &Path) -> Command {
-    let mut command = Command::new(installed("rclone"));
+fn s3(mut command: Command, world: &World, place: Place, at: &Path) -> Command {
     command
-        .arg("mount")
-        .arg(format!(":s3:{BUCKET}"))
+        .arg("--no-sign-request")
+        .arg(format!("s3://{BUCKET}"))
         .arg(at)
-        .args(["--config", "/dev/null", "--s3-provider", "Other"])
-        .args(["--s3-endpoint", world.at(place)])
-        .args(["--read-only", "--vfs-cache-mode", "full"])
-        .args([
-            "--vfs-read-chunk-streams",
-            "16",
-            "--vfs-read-chunk-size",
-            "4M",
-        ])
-        .args(["--vfs-fast-fingerprint", "--use-server-modtime"])
-        .args(["--dir-cache-time", "1h", "--attr-timeout", "1h"])
-        .arg("--cache-dir")
-        .arg(cache);
+        .env("AWS_ENDPOINT_URL", world.at(place))
+        .env("AWS_REGION", "us-east-1");
     command
 }

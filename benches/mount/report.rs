@@ -2,13 +2,13 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
-use std::process::Command;
 use std::time::SystemTime;
 
-use crate::mounts::{self, Role};
+use crate::data::SMALL_SIZE;
+use crate::machine;
+use crate::mounts::Role;
 use crate::rows::Run;
 use crate::settings::Settings;
-use crate::world::SMALL_SIZE;
 
 /// One kind of work, done by ours and by others in turn.
 pub struct Row {
@@ -66,6 +66,8 @@ pub struct Contestant {
     pub role: Role,
     /// Its runs, in the order of the turns; fewer where it is slow.
     pub runs: Vec<Run>,
+    /// Why it could not do the work.
+    pub failed: Option<String>,
 }
 
 impl Contestant {
@@ -75,6 +77,7 @@ impl Contestant {
             name,
             role,
             runs: Vec::new(),
+            failed: None,
         }
     }
 
@@ -163,7 +166,7 @@ impl Report {
              compared with the source's. CPU and peak memory are those of the daemon and all its\n\
              children, the wire what the server sent. One noisy machine: compare ratios, not times.",
             httpdate::fmt_http_date(SystemTime::now()),
-            machine(),
+            machine::machine(settings),
             settings.large >> 20,
             settings.small,
             SMALL_SIZE >> 10,
@@ -262,6 +265,11 @@ fn table(row: &Row) -> String {
             out.push_str("|\n");
         }
     }
+    for contestant in &row.contestants {
+        if let Some(why) = &contestant.failed {
+            let _ = write!(out, "\n{} could not do it: {why}\n", contestant.name);
+        }
+    }
     let reached = row.reached();
     if !reached.is_empty() {
         let _ = write!(out, "\nGoals: {}.\n", reached.join("; "));
@@ -317,33 +325,4 @@ fn rate(work: Work, seconds: f64) -> String {
         Work::Reads(n) => format!("{:.0} reads/s", n as f64 / seconds),
         Work::Once => String::new(),
     }
-}
-
-/// Returns what kind of machine this is.
-fn machine() -> String {
-    let cpus = std::thread::available_parallelism().map_or(0, usize::from);
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = info
-        .lines()
-        .find_map(|l| l.strip_prefix("model name")?.split_once(": "));
-    let model = model.map_or("unknown processors", |(_, model)| model);
-    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let kernel = kernel.trim();
-    let version = |program: &Path, arg: &str| {
-        let output = Command::new(program).arg(arg).output().ok();
-        let text = output
-            .map(|o| [o.stdout, o.stderr].concat())
-            .unwrap_or_default();
-        let text = String::from_utf8_lossy(&text).into_owned();
-        text.lines().next().unwrap_or("unknown").to_owned()
-    };
-    // What else went on, in processes that wanted a processor.
-    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let load = load.split(' ').next().unwrap_or_default();
-    format!(
-        "{cpus} x {model} (load {load} before), Linux {kernel},\nwith {}, {}, {}",
-        version(mounts::SVOL.as_ref(), "--version"),
-        version(&mounts::installed("rclone"), "version"),
-        version("/usr/sbin/nginx".as_ref(), "-v"),
-    )
 }

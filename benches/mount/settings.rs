@@ -3,9 +3,11 @@
 //! - `SVOL_BENCH_QUICK=1`: less of everything, of the peers only rclone, and no report is written.
 //! - `SVOL_BENCH_ROWS`: which rows, such as `large,find` ([`crate::rows::ALL`]; all). A name may
 //!   say where the server is to be: `large@far`, `large@near`.
-//! - `SVOL_BENCH_PEERS`: which peers ([`crate::mounts::PEERS`]; all, or rclone), `none` for none.
+//! - `SVOL_BENCH_PEERS`: which peers ([`crate::peers`]; all, or rclone), `none` for none.
 //! - `SVOL_BENCH_SIZE`: the large file's size in MiB. `SVOL_BENCH_FILES`: how many small files.
 //! - `SVOL_BENCH_TURNS`: how often each is measured.
+//! - `SVOL_BENCH_GROWTH`: how many times as many entries the row `growth` lists, such as `10,100`
+//!   (10; the short form: none). Bytes grow by `SVOL_BENCH_SIZE`.
 //! - `SVOL_BENCH_OTHER`: another build of svol, which takes turns with this one: before and after.
 //! - `SVOL_BENCH_SERVE=1`: nothing is measured: the world is served until the input ends, for
 //!   experiments by hand.
@@ -14,9 +16,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// How much is measured.
+#[derive(Clone)]
 pub struct Settings {
     /// The large file's size in bytes.
     pub large: u64,
+    /// The medium files' size in bytes.
+    pub medium: u64,
     /// How many small files there are.
     pub small: usize,
     /// How often everything is measured.
@@ -29,6 +34,8 @@ pub struct Settings {
     pub budget: Duration,
     /// Another build of the program, to be compared with ours.
     pub other: Option<PathBuf>,
+    /// How many times as many entries the growing rows list.
+    pub growth: Vec<usize>,
     rows: Vec<String>,
     peers: Option<Vec<String>>,
 }
@@ -45,19 +52,33 @@ impl Settings {
         let (large, small, turns, limit) = if quick {
             (256, 500, 3, 20)
         } else {
-            (2048, 2000, 5, 60)
+            (2048, 2000, 5, 45)
         };
+        let growth = if quick { vec![] } else { vec![10] };
         let only_rclone = || quick.then(|| vec!["rclone".to_owned()]);
         Settings {
             large: number("SVOL_BENCH_SIZE").unwrap_or(large) << 20,
+            medium: if quick { 2 << 20 } else { 8 << 20 },
             small: number("SVOL_BENCH_FILES").map_or(small, |n| n as usize),
             turns: number("SVOL_BENCH_TURNS").map_or(turns, |n: u64| n.max(1) as usize),
             quick,
             limit: Duration::from_secs(limit),
             budget: Duration::from_secs(if quick { 10 } else { 60 }),
             other: std::env::var_os("SVOL_BENCH_OTHER").map(PathBuf::from),
+            growth: list("SVOL_BENCH_GROWTH").map_or(growth, |list| {
+                list.iter().filter_map(|n| n.parse().ok()).collect()
+            }),
             rows: list("SVOL_BENCH_ROWS").unwrap_or_default(),
             peers: list("SVOL_BENCH_PEERS").or_else(only_rclone),
+        }
+    }
+
+    /// Returns the same with fewer turns, for rows that no goal is set for.
+    pub fn minor(&self) -> Settings {
+        Settings {
+            turns: self.turns.min(3),
+            budget: self.budget / 4,
+            ..self.clone()
         }
     }
 

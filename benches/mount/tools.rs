@@ -2,14 +2,15 @@
 
 use std::collections::HashMap;
 use std::io::Read;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use crate::data::{LISTED_SIZE, Tree};
 use crate::load::sum;
 use crate::rows::Run;
-use crate::world::{MANY_SIZE, many};
 
 /// Runs a program to its end, or to the `limit`; returns what it said and what it took.
 pub fn output(mut command: Command, limit: Duration) -> (Vec<u8>, Run) {
@@ -17,6 +18,8 @@ pub fn output(mut command: Command, limit: Duration) -> (Vec<u8>, Run) {
     let mut child: Child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
+        // With its children it can be ended.
+        .process_group(0)
         .spawn()
         .unwrap();
     let mut out = child.stdout.take().unwrap();
@@ -35,7 +38,8 @@ pub fn output(mut command: Command, limit: Duration) -> (Vec<u8>, Run) {
         Err(_) => (Vec::new(), true, Instant::now()),
     };
     if cut {
-        let _ = child.kill();
+        let pid = rustix::process::Pid::from_child(&child);
+        let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
     }
     let status = child.wait().unwrap();
     assert!(cut || status.success(), "{command:?}: {status}");
@@ -81,9 +85,9 @@ pub fn tar(root: &Path, truth: &[(String, u64)], limit: Duration) -> Run {
 }
 
 /// Lists a tree of the objects that are listed only by find, and compares each line.
-pub fn find(root: &Path, limit: Duration) -> Run {
+pub fn find(root: &Path, tree: &Tree, limit: Duration) -> Run {
     let mut command = Command::new("find");
-    command.arg(root).arg("-ls");
+    command.arg(root.join(&tree.name)).arg("-ls");
     let (said, run) = output(command, limit);
     if run.cut {
         return run;
@@ -97,17 +101,12 @@ pub fn find(root: &Path, limit: Duration) -> Run {
         .map(|fields| (fields[10], fields[6].parse().unwrap()))
         .collect();
     files.sort_unstable();
-    let root = root.parent().unwrap();
     let mut count = 0;
-    for (key, (name, size)) in many().zip(&files) {
+    for (key, (name, size)) in tree.keys().zip(&files) {
         assert_eq!(Path::new(name), root.join(&key));
-        assert_eq!(*size, MANY_SIZE, "{key}");
+        assert_eq!(*size, LISTED_SIZE, "{key}");
         count += 1;
     }
-    assert_eq!(
-        (count, files.len()),
-        (many().count(), count),
-        "files listed"
-    );
+    assert_eq!((count, files.len()), (tree.count(), count), "files listed");
     run
 }

@@ -4,24 +4,36 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::{Run, Runner, clear, cold_turns, measured, places, take_turns};
+use crate::data::LARGE;
 use crate::direct;
-use crate::load;
+use crate::load::{self, CHUNK};
 use crate::mounts::{self, Role};
 use crate::report::{Goal, Row, Work};
 use crate::settings::Settings;
-use crate::world::{LARGE, Place, World};
+use crate::world::{Place, World};
+
+/// A download of its first bytes.
+pub fn floor(world: &World, place: Place, part: u64) -> Runner<'_> {
+    Runner::floor("download to a file", world, move || {
+        let file = world.fresh("download");
+        let took = direct::download(world, place, LARGE, part, &file);
+        let chunks = part as usize / CHUNK;
+        load::read_large(&file, &world.truth.large[..chunks], false);
+        clear(&file);
+        took
+    })
+}
 
 /// Reading it for the first time.
 pub fn cold(world: &World, settings: &Settings) -> Vec<Row> {
     let measure = |place: Place| {
-        let floor = Runner::floor("download to a file", world, move || {
-            let file = world.fresh("download");
-            let took = direct::download_large(world, place, &file);
-            clear(&file);
-            took
-        });
-        let read =
-            |root: &Path| Run::plain(load::read_large(&root.join(LARGE), &world.large, false));
+        let read = |root: &Path| {
+            Run::plain(load::read_large(
+                &root.join(LARGE),
+                &world.truth.large,
+                false,
+            ))
+        };
         let mounts = mounts::all(settings);
         let mut goals = match place {
             Place::Near => vec![Goal::BestPeer(1.3), Goal::Floor(0.8)],
@@ -41,7 +53,14 @@ pub fn cold(world: &World, settings: &Settings) -> Vec<Row> {
                 .into(),
             work: Work::Bytes(settings.large),
             goals,
-            contestants: cold_turns(world, settings, place, mounts, &read, floor),
+            contestants: cold_turns(
+                world,
+                settings,
+                place,
+                mounts,
+                &read,
+                floor(world, place, settings.large),
+            ),
         }
     };
     places(settings, "large").map(measure).collect()
@@ -55,7 +74,7 @@ pub fn again(world: &World, settings: &Settings) -> Vec<Row> {
     for mount in mounts::all(settings) {
         let cache = world.fresh("cache");
         let daemon = mount.mount(world, Place::Near, &cache);
-        load::read_large(&daemon.at.join(LARGE), &world.large, false);
+        load::read_large(&daemon.at.join(LARGE), &world.truth.large, false);
         if mount.role == Role::Ours {
             let blob = sealed(&cache, settings.large);
             runners.push(Runner::new(
@@ -63,7 +82,8 @@ pub fn again(world: &World, settings: &Settings) -> Vec<Row> {
                 Role::Floor,
                 move || {
                     load::drop_pages(&blob);
-                    let read = |mapped| Run::plain(load::read_large(&blob, &world.large, mapped));
+                    let read =
+                        |mapped| Run::plain(load::read_large(&blob, &world.truth.large, mapped));
                     vec![read(false), read(false), read(true)]
                 },
             ));
@@ -77,7 +97,7 @@ pub fn again(world: &World, settings: &Settings) -> Vec<Row> {
             let read = |mapped| {
                 let before = world.wire();
                 let file = daemon.at.join(LARGE);
-                let read = || Run::plain(load::read_large(&file, &world.large, mapped));
+                let read = || Run::plain(load::read_large(&file, &world.truth.large, mapped));
                 measured(&daemon, read).with_wire(world, before)
             };
             vec![read(false), read(false), read(true)]

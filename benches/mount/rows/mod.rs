@@ -1,7 +1,11 @@
 //! The rows: what is measured, and against whom.
 
+mod http;
 mod large;
+mod programs;
 mod random;
+mod readers;
+mod shared;
 mod small;
 mod start;
 mod walk;
@@ -27,6 +31,17 @@ pub const ALL: &[(&str, Measure)] = &[
     ("small", small::readers),
     ("find", walk::find),
     ("start", start::first_bytes),
+    ("one", readers::of_one),
+    ("many", readers::of_many),
+    ("tensors", readers::mapped),
+    ("git", programs::git),
+    ("grep", programs::grep),
+    ("python", programs::python),
+    ("binary", programs::binary),
+    ("mounts", shared::mounts),
+    ("latency", shared::latency),
+    ("http", http::http),
+    ("growth", walk::growth),
 ];
 
 /// One run.
@@ -108,7 +123,16 @@ fn take_turns(settings: &Settings, mut runners: Vec<Runner<'_>>) -> Vec<Vec<Cont
                 continue;
             }
             let began = Instant::now();
-            let runs = (runners[at].run)();
+            let runs = match attempt(&mut runners[at]) {
+                Ok(runs) => runs,
+                Err(why) => {
+                    slow[at] = true;
+                    phases
+                        .iter_mut()
+                        .for_each(|p| p[at].failed = Some(why.clone()));
+                    continue;
+                }
+            };
             slow[at] = began.elapsed() > settings.limit / 4;
             for (phase, run) in runs.into_iter().enumerate() {
                 if phases.len() == phase {
@@ -120,6 +144,19 @@ fn take_turns(settings: &Settings, mut runners: Vec<Runner<'_>>) -> Vec<Vec<Cont
         }
     }
     phases
+}
+
+/// Lets one do its run. A peer may fail: what it said is returned, and the others go on.
+fn attempt(runner: &mut Runner<'_>) -> Result<Vec<Run>, String> {
+    if runner.role != Role::Peer {
+        return Ok((runner.run)());
+    }
+    let run = std::panic::AssertUnwindSafe(|| (runner.run)());
+    std::panic::catch_unwind(run).map_err(|why| {
+        let why = why.downcast_ref::<String>().map_or("", String::as_str);
+        let why: Vec<_> = why.split_whitespace().collect();
+        why.join(" ").chars().take(300).collect()
+    })
 }
 
 /// Times something that a mount does.

@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::{Run, Runner, cold_runner, places, take_turns};
+use crate::data::LARGE;
 use crate::direct;
 use crate::mounts::{self, Role};
 use crate::report::{Goal, Row, Work};
 use crate::settings::Settings;
-use crate::world::{LARGE, Place, World};
+use crate::world::{Place, World};
 
 /// Bytes read at a time.
 const PIECE: usize = 4096;

@@ -19,8 +19,8 @@ fn connections(place: Place) -> usize {
     }
 }
 
-/// What the floor is called.
-fn floor(world: &World, place: Place) -> Runner<'_> {
+/// A download of them.
+pub fn floor(world: &World, place: Place) -> Runner<'_> {
     let name = match place {
         Place::Near => "download, 8 connections",
         Place::Far => "download, 64 connections",
@@ -32,8 +32,8 @@ fn floor(world: &World, place: Place) -> Runner<'_> {
 /// All of them by tar, for the first time.
 pub fn tar(world: &World, settings: &Settings) -> Vec<Row> {
     let measure = |place: Place| {
-        let tar = |root: &Path| tools::tar(&root.join("small"), &world.small, settings.limit);
-        let all = 2000.0 / world.small.len() as f64;
+        let tar = |root: &Path| tools::tar(&root.join("small"), &world.truth.small, settings.limit);
+        let all = 2000.0 / world.truth.small.len() as f64;
         let goal = match place {
             Place::Near => 0.5,
             Place::Far => 3.0,
@@ -43,13 +43,13 @@ pub fn tar(world: &World, settings: &Settings) -> Vec<Row> {
             id: format!("tar@{}", place.name()),
             title: format!(
                 "{} small files by tar, cold, {}",
-                world.small.len(),
+                world.truth.small.len(),
                 place.distance()
             ),
             about: "`tar -cf -` of a tree of files of 16 KiB, 100 a directory, on an empty cache. \
                     The download knows all names and keeps nothing."
                 .into(),
-            work: Work::Files(world.small.len()),
+            work: Work::Files(world.truth.small.len()),
             goals: vec![Goal::Seconds(goal / all)],
             contestants: cold_turns(world, settings, place, mounts, &tar, floor(world, place)),
         }
@@ -60,14 +60,17 @@ pub fn tar(world: &World, settings: &Settings) -> Vec<Row> {
 /// All of them by eight readers, for the first time.
 pub fn readers(world: &World, settings: &Settings) -> Vec<Row> {
     let place = Place::Near;
-    let read = |root: &Path| Run::plain(load::read_small(root, &world.small, 8));
+    let read = |root: &Path| Run::plain(load::read_small(root, &world.truth.small, 8));
     let mounts = mounts::all(settings);
     vec![Row {
         id: "small".into(),
-        title: format!("{} small files by 8 readers, cold, 0 ms", world.small.len()),
+        title: format!(
+            "{} small files by 8 readers, cold, 0 ms",
+            world.truth.small.len()
+        ),
         about: "Listing the directories, then eight threads that open and read, on an empty cache."
             .into(),
-        work: Work::Files(world.small.len()),
+        work: Work::Files(world.truth.small.len()),
         goals: vec![Goal::BestPeer(1.0)],
         contestants: cold_turns(world, settings, place, mounts, &read, floor(world, place)),
     }]

@@ -18,7 +18,7 @@ const FIRST: usize = 4096;
 /// Mounting, and reading the first 4 KiB of a file.
 pub fn first_bytes(world: &World, settings: &Settings) -> Vec<Row> {
     let measure = |place: Place| {
-        let (key, _) = &world.small[0];
+        let (key, _) = &world.truth.small[0];
         let truth = std::fs::read(world.object(key)).unwrap();
         let truth = sum(&truth[..FIRST]);
         let runner = |mount: Mount| {
