@@ -18,6 +18,7 @@ mod load;
 mod machine;
 mod mounts;
 mod peers;
+mod plot;
 mod report;
 mod rows;
 mod settings;
@@ -25,7 +26,7 @@ mod sftp;
 mod tools;
 mod world;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use report::Report;
 use settings::Settings;
@@ -54,9 +55,10 @@ fn main() {
             report.show(measure(&world, &settings));
         }
     }
-    if settings.is_full() {
-        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/benchmarks/latest.md");
-        report.write(&file);
-        println!("\nwritten to {}", file.display());
+    let out = std::env::var_os("SVOL_BENCH_OUT").map(PathBuf::from);
+    let full = || Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/benchmarks");
+    if let Some(to) = out.or_else(|| settings.is_full().then(full)) {
+        report.write(&to);
+        println!("\nwritten to {}", to.display());
     }
 }

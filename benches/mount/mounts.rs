@@ -25,7 +25,7 @@ pub struct Mount {
 pub type MountCommand = fn(&World, Place, &Path, &Path) -> Command;
 
 /// What one who does the work is beside the others.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Role {
     /// This program.
     Ours,

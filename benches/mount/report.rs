@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use crate::data::SMALL_SIZE;
 use crate::machine;
 use crate::mounts::Role;
+use crate::plot;
 use crate::rows::Run;
 use crate::settings::Settings;
 
@@ -105,6 +106,41 @@ impl Contestant {
 const MIB: f64 = 1048576.0;
 
 impl Row {
+    /// Returns, for each turn, how many times as fast ours is as a contestant.
+    fn ratios(&self, contestant: &Contestant) -> Vec<f64> {
+        let ours = self.contestants[0].seconds();
+        let pairs = contestant.seconds().into_iter().zip(ours);
+        pairs.map(|(other, ours)| other / ours).collect()
+    }
+
+    /// Returns all figures of its runs.
+    fn json(&self) -> serde_json::Value {
+        let run = |run: &Run| {
+            serde_json::json!({
+                "seconds": run.took.as_secs_f64(),
+                "cut": run.cut,
+                "cpuSeconds": run.usage.map(|usage| usage.cpu.as_secs_f64()),
+                "peakBytes": run.usage.map(|usage| usage.peak),
+                "wireBytes": run.wire.map(|wire| wire.bytes),
+                "requests": run.wire.map(|wire| wire.requests),
+                "extra": run.extra.map(|(what, n)| serde_json::json!({ what: n })),
+            })
+        };
+        let contestant = |contestant: &Contestant| {
+            serde_json::json!({
+                "name": contestant.name,
+                "role": format!("{:?}", contestant.role).to_lowercase(),
+                "failed": contestant.failed,
+                "runs": contestant.runs.iter().map(run).collect::<Vec<_>>(),
+            })
+        };
+        serde_json::json!({
+            "row": self.id,
+            "title": self.title,
+            "contestants": self.contestants.iter().map(contestant).collect::<Vec<_>>(),
+        })
+    }
+
     /// Returns, for each turn, how many times as fast ours is as the best of those in a role.
     fn against(&self, role: Role) -> Vec<f64> {
         let ours = self.contestants[0].seconds();
@@ -150,6 +186,7 @@ impl Row {
 /// All that was measured.
 pub struct Report {
     text: String,
+    rows: Vec<Row>,
 }
 
 impl Report {
@@ -173,7 +210,10 @@ impl Report {
             settings.turns,
         );
         println!("{text}");
-        Report { text }
+        Report {
+            text,
+            rows: Vec::new(),
+        }
     }
 
     /// Adds rows, and prints them.
@@ -184,17 +224,46 @@ impl Report {
             self.text.push('\n');
             self.text.push_str(&table);
         }
+        self.rows.extend(rows);
     }
 
-    /// Writes all to a file.
-    pub fn write(&self, file: &Path) {
-        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
-        let text = format!("{}\n{}", self.text, BY_HAND);
-        std::fs::write(file, text).unwrap();
+    /// Writes all to a directory: tables, plots, and the figures of all runs.
+    pub fn write(&self, to: &Path) {
+        std::fs::create_dir_all(to).unwrap();
+        let write = |name: &str, text: &str| std::fs::write(to.join(name), text).unwrap();
+        write("latest.md", &format!("{}\n{BY_HAND}", self.text));
+        let times = plot::draw(
+            &self.rows,
+            "Time: svol blue, peers orange, floors green; the median, the least and the most",
+            |_, contestant| contestant.seconds(),
+            &[0.001, 0.01, 0.1, 1.0, 10.0, 100.0],
+            time,
+        );
+        write("times.svg", &times);
+        let ratios = plot::draw(
+            &self.rows,
+            "How many times as fast svol is: peers orange, floors green; right of 1 svol is faster",
+            |row, contestant| match contestant.role {
+                Role::Ours => Vec::new(),
+                _ => row.ratios(contestant),
+            },
+            &[0.01, 0.1, 1.0, 10.0, 100.0],
+            |x| format!("{x:.2}"),
+        );
+        write("ratios.svg", &ratios);
+        let rows: Vec<_> = self.rows.iter().map(Row::json).collect();
+        let figures = serde_json::to_string_pretty(&rows).unwrap();
+        write("latest.json", &(figures + "\n"));
     }
 }
 
 const BY_HAND: &str = "\
+![Times](times.svg)
+
+![Ratios](ratios.svg)
+
+The figures of every run are in [latest.json](latest.json).
+
 ## With public tools
 
 `make bench` measures anew. By hand, on any S3 endpoint, with `$U` its URL:
@@ -216,12 +285,11 @@ fn table(row: &Row) -> String {
     let heads = ["", "time", "rate", "svol is", "CPU", "peak", "wire", ""];
     let mut lines = vec![heads.map(String::from)];
     let shown = |text: Option<String>| text.unwrap_or_else(|| "-".into());
-    let ours = row.contestants[0].seconds();
     for contestant in row.contestants.iter().filter(|c| !c.runs.is_empty()) {
         let times = contestant.seconds();
         let cut = contestant.runs.iter().any(|run| run.cut);
         let over = if cut { "over " } else { "" };
-        let ratios: Vec<f64> = times.iter().zip(&ours).map(|(t, o)| t / o).collect();
+        let ratios = row.ratios(contestant);
         let bytes = contestant.typical(|run| Some(run.wire?.bytes as f64));
         let requests = contestant.typical(|run| Some(run.wire?.requests as f64));
         let what = contestant.runs[0].extra.map_or("", |(what, _)| what);
@@ -291,7 +359,8 @@ fn spread(all: &[f64], show: impl Fn(f64) -> String) -> String {
     }
 }
 
-fn median(all: &[f64]) -> f64 {
+/// Returns the median of some values.
+pub fn median(all: &[f64]) -> f64 {
     let mut all = all.to_vec();
     all.sort_by(f64::total_cmp);
     let middle = all.len() / 2;
@@ -301,11 +370,13 @@ fn median(all: &[f64]) -> f64 {
     }
 }
 
-fn least(all: &[f64]) -> f64 {
+/// Returns the least of some values.
+pub fn least(all: &[f64]) -> f64 {
     all.iter().copied().fold(f64::INFINITY, f64::min)
 }
 
-fn most(all: &[f64]) -> f64 {
+/// Returns the most of some values.
+pub fn most(all: &[f64]) -> f64 {
     all.iter().copied().fold(0.0, f64::max)
 }
 

@@ -9,6 +9,8 @@
 //! - `SVOL_BENCH_GROWTH`: how many times as many entries the row `growth` lists, such as `10,100`
 //!   (10; the short form: none). Bytes grow by `SVOL_BENCH_SIZE`.
 //! - `SVOL_BENCH_OTHER`: another build of svol, which takes turns with this one: before and after.
+//! - `SVOL_BENCH_OUT`: the directory that the report is written to (docs/benchmarks, after a run of
+//!   everything only).
 //! - `SVOL_BENCH_SERVE=1`: nothing is measured: the world is served until the input ends, for
 //!   experiments by hand.
 
