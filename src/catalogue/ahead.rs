@@ -224,7 +224,12 @@ impl Catalogue {
 
     /// Brings up to `most` directories below `root` and behind `at` from SQLite into memory, where
     /// they may be served as they are. Returns those.
-    async fn load_ahead(self: &Arc<Self>, root: &RelPath, at: &RelPath, most: usize) -> Vec<RelPath> {
+    async fn load_ahead(
+        self: &Arc<Self>,
+        root: &RelPath,
+        at: &RelPath,
+        most: usize,
+    ) -> Vec<RelPath> {
         let Some(row) = self.row else {
             return Vec::new();
         };
@@ -278,3 +283,6 @@ fn place(root: &RelPath, at: &RelPath, is_leaf: bool) -> Option<String> {
         false => format!("{}/", below.as_str()),
     })
 }
+
+#[cfg(test)]
+mod tests;

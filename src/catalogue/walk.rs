@@ -182,6 +182,13 @@ impl Walks {
         }
     }
 
+    /// Returns whether anything is under way.
+    #[cfg(test)]
+    pub(super) fn is_busy(&self) -> bool {
+        let mut tasks = self.walks.iter().map(|walk| &walk.task);
+        tasks.any(|task| matches!(task, Task::UnderWay))
+    }
+
     /// Returns how many directories were listed ahead and then opened, and how many in vain.
     pub(super) fn counts(&self) -> (u64, u64) {
         (self.used, self.wasted)

@@ -171,7 +171,11 @@ impl Sweep {
             }
             let before = done.len();
             self.leave(&key.key, &mut done)?;
-            self.barren = if done.len() > before { 0 } else { self.barren + 1 };
+            self.barren = if done.len() > before {
+                0
+            } else {
+                self.barren + 1
+            };
             self.add(key, asked);
         }
         match page.next {

@@ -344,7 +344,10 @@ impl Db {
         };
         let queued: Vec<_> = {
             let pending = lock(&inner.pending);
-            paths.iter().map(|path| pending.look(source, path)).collect()
+            paths
+                .iter()
+                .map(|path| pending.look(source, path))
+                .collect()
         };
         let asked = inner.read(|c| {
             // One snapshot for all.

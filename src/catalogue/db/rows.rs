@@ -119,7 +119,13 @@ pub(super) fn known_behind(
              ORDER BY path LIMIT ?5",
         )?
         .query_map(
-            params![source, from, to, at.as_str(), i64::try_from(most).unwrap_or(i64::MAX)],
+            params![
+                source,
+                from,
+                to,
+                at.as_str(),
+                i64::try_from(most).unwrap_or(i64::MAX)
+            ],
             |row| Ok(RelPath::new(row.get_ref(0)?.as_str()?).ok()),
         )?
         .filter_map(Result::transpose)

@@ -377,7 +377,10 @@ impl Recursive for Guarded {
         let keys = || async {
             match source.recursive() {
                 Some(recursive) => recursive.keys(dir, from).await,
-                None => Err(Error::new(ErrorKind::Invalid, "it lists one directory at a time")),
+                None => Err(Error::new(
+                    ErrorKind::Invalid,
+                    "it lists one directory at a time",
+                )),
             }
         };
         Ok(self.0.attempt(1, what, keys).await?.0)

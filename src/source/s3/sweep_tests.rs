@@ -24,7 +24,10 @@ fn page(bucket: &Bucket, prefix: &str, grouped: bool, after: &str, most: usize) 
             None => items.insert(key.clone(), Some(*size)),
         };
     }
-    let rest: Vec<_> = items.iter().filter(|(key, _)| key.as_str() > after).collect();
+    let rest: Vec<_> = items
+        .iter()
+        .filter(|(key, _)| key.as_str() > after)
+        .collect();
     let mut xml = "<ListBucketResult><EncodingType>url</EncodingType>".to_owned();
     for (key, size) in rest.iter().take(most) {
         let key = utf8_percent_encode(key, NON_ALPHANUMERIC);
@@ -76,7 +79,11 @@ fn reachable(bucket: &Bucket, root: &RelPath, into: &mut BTreeMap<RelPath, Packe
 }
 
 /// Sweeps to the end; returns what came and how many pages it took.
-fn sweep(bucket: &Bucket, mut sweep: Sweep, most: usize) -> Result<(Vec<(RelPath, PackedListing)>, usize)> {
+fn sweep(
+    bucket: &Bucket,
+    mut sweep: Sweep,
+    most: usize,
+) -> Result<(Vec<(RelPath, PackedListing)>, usize)> {
     let (mut swept, mut pages) = (Vec::new(), 0);
     let root = sweep.root().clone();
     let prefix = match root.is_root() {
@@ -107,9 +114,11 @@ fn a_key() -> impl Strategy<Value = String> {
         "LONG" => "x".repeat(256),
         name => name.to_owned(),
     });
-    (prop::collection::vec(name, 1..5), prop::bool::weighted(0.15)).prop_map(|(names, marker)| {
-        names.join("/") + if marker { "/" } else { "" }
-    })
+    (
+        prop::collection::vec(name, 1..5),
+        prop::bool::weighted(0.15),
+    )
+        .prop_map(|(names, marker)| names.join("/") + if marker { "/" } else { "" })
 }
 
 proptest! {
@@ -160,22 +169,40 @@ fn bucket(keys: &[&str]) -> Bucket {
 #[test]
 fn keys_out_of_order_or_elsewhere_end_it() {
     let unordered = |keys: &[&str], start: &str| {
-        let objects: Vec<_> = keys.iter().map(|key| format!("<Contents><Key>{key}</Key><Size>1</Size></Contents>")).collect();
-        let xml = format!("<ListBucketResult><IsTruncated>false</IsTruncated>{}</ListBucketResult>", objects.concat());
+        let objects: Vec<_> = keys
+            .iter()
+            .map(|key| format!("<Contents><Key>{key}</Key><Size>1</Size></Contents>"))
+            .collect();
+        let xml = format!(
+            "<ListBucketResult><IsTruncated>false</IsTruncated>{}</ListBucketResult>",
+            objects.concat()
+        );
         let page = Page::parse(xml.as_bytes()).unwrap();
         let mut sweep = Sweep::new(RelPath::root(), start.into(), Room::default());
-        let taken = page.into_keys("").and_then(|keys| sweep.take(keys, (Instant::now(), Timestamp(0))));
+        let taken = page
+            .into_keys("")
+            .and_then(|keys| sweep.take(keys, (Instant::now(), Timestamp(0))));
         taken.map(|swept| swept.len())
     };
     assert_eq!(unordered(&["a/x", "b/x"], "").unwrap(), 3);
     // As a server lists that goes through directories, or that sorts without case.
     for keys in [&["a/x", "a-b"][..], &["a", "B"], &["a", "a"]] {
-        assert_eq!(unordered(keys, "").unwrap_err().kind(), ErrorKind::Lied, "{keys:?}");
+        assert_eq!(
+            unordered(keys, "").unwrap_err().kind(),
+            ErrorKind::Lied,
+            "{keys:?}"
+        );
     }
     // A server that does not know `start-after`.
-    assert_eq!(unordered(&["a/x", "b/x"], "a0").unwrap_err().kind(), ErrorKind::Lied);
+    assert_eq!(
+        unordered(&["a/x", "b/x"], "a0").unwrap_err().kind(),
+        ErrorKind::Lied
+    );
     let long = "x/".repeat(3000);
-    assert_eq!(unordered(&[long.as_str()], "").unwrap_err().kind(), ErrorKind::Lied);
+    assert_eq!(
+        unordered(&[long.as_str()], "").unwrap_err().kind(),
+        ErrorKind::Lied
+    );
     let elsewhere = page(&bucket(&["q/a"]), "q/", false, "", 9).into_keys("p/");
     assert_eq!(elsewhere.unwrap_err().kind(), ErrorKind::Lied);
     let grouped = page(&bucket(&["p/q/a"]), "p/", true, "", 9).into_keys("p/");
@@ -192,5 +219,9 @@ fn what_has_no_end_is_passed_over() {
     assert_eq!(paths, ["a", "c/d", "c"]);
     assert!(pages <= 5, "{pages} pages");
     assert_eq!(swept[0].1.rows.len(), 2);
-    assert!(!swept.iter().any(|(_, l)| l.hidden.iter().any(|h| h.why == HiddenWhy::Shadowed)));
+    assert!(
+        !swept
+            .iter()
+            .any(|(_, l)| l.hidden.iter().any(|h| h.why == HiddenWhy::Shadowed))
+    );
 }
