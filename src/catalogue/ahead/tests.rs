@@ -1,5 +1,7 @@
 //! What is listed ahead, against a scripted source.
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::catalogue::{Db, Memory, Policy};
 use crate::source::memory::{MemorySource, Sweeping};
@@ -290,4 +292,150 @@ async fn what_was_known_before_is_compared_with() {
         assert_eq!(now == generations[n], n != 20, "{n}");
     }
     assert_eq!(source.lists(), DIRS as u64 + 1 + 3);
+}
+
+/// One thing that happens while somebody walks.
+#[derive(Debug, Clone)]
+enum Step {
+    /// The next `0` directories are opened, from `1` on.
+    Walk(usize, usize),
+    Open(usize),
+    Put(usize),
+    Remove(usize),
+    Hold(bool),
+    Down(bool),
+    Refresh,
+    Remount,
+    /// What is under way goes on.
+    Wait,
+}
+
+fn a_step() -> impl Strategy<Value = Step> {
+    let n = 0..DIRS;
+    prop_oneof![
+        6 => (1..8usize, n.clone()).prop_map(|(count, from)| Step::Walk(count, from)),
+        2 => n.clone().prop_map(Step::Open),
+        4 => n.clone().prop_map(Step::Put),
+        1 => n.prop_map(Step::Remove),
+        2 => prop::bool::ANY.prop_map(Step::Hold),
+        1 => prop::bool::weighted(0.3).prop_map(Step::Down),
+        1 => Just(Step::Refresh),
+        1 => Just(Step::Remount),
+        3 => Just(Step::Wait),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    /// Whatever comes late, and whatever is lost: no directory is ever seen as it was before what
+    /// was seen of it already, or before it was asked for anew; none is absent that is there, and
+    /// after a refresh all is as it is.
+    #[test]
+    fn no_directory_goes_back_in_time(steps in prop::collection::vec(a_step(), 1..40)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(walk_through(steps))?;
+    }
+}
+
+async fn walk_through(steps: Vec<Step>) -> std::result::Result<(), TestCaseError> {
+    let home = tempfile::tempdir().unwrap();
+    let mut db = Db::open(home.path()).unwrap();
+    let source = tree(SWEEPING);
+    let mut known = catalogue(&db, &source);
+    // Each directory has a file `new` whose version grows; what is seen of it must grow too.
+    let mut truth = vec![0u64; DIRS];
+    let mut least = vec![0u64; DIRS];
+    let mut asked = vec![0u64; DIRS];
+    let mut down = false;
+    for step in steps {
+        let walk = match step {
+            Step::Walk(count, from) => from..(from + count).min(DIRS),
+            Step::Open(n) => n..n + 1,
+            Step::Put(n) => {
+                source.put(&format!("d/{n:02}/new"), "x");
+                truth[n] += 1;
+                source.put(&format!("d/{n:02}/at-{:04}", truth[n]), "x");
+                0..0
+            }
+            Step::Remove(n) => {
+                // It comes back at once, and is not what it was.
+                source.remove(&format!("d/{n:02}"));
+                truth[n] += 1;
+                source.put(&format!("d/{n:02}/at-{:04}", truth[n]), "x");
+                0..0
+            }
+            Step::Hold(held) => {
+                source.set_recursive(Some(Sweeping { held, ..SWEEPING }));
+                0..0
+            }
+            Step::Down(now) => {
+                down = now;
+                source.set_down(now.then_some(ErrorKind::Server));
+                0..0
+            }
+            Step::Refresh => {
+                known.refresh(&RelPath::root(), true).await;
+                if !down {
+                    asked.clone_from(&truth);
+                }
+                0..0
+            }
+            Step::Remount => {
+                db.flush().await;
+                source.set_recursive(Some(SWEEPING));
+                until("all is done", || !is_busy(&known)).await;
+                db.flush().await;
+                db = Db::open(home.path()).unwrap();
+                known = catalogue(&db, &source);
+                0..0
+            }
+            Step::Wait => {
+                for _ in 0..50 {
+                    tokio::task::yield_now().await;
+                }
+                0..0
+            }
+        };
+        for n in walk {
+            if n % 5 == 0 {
+                let _ = known.dir(&path("d")).await.map(|dir| {
+                    known.opened(&path("d"), &dir, &tokio::runtime::Handle::current());
+                });
+            }
+            let dir = match known.dir(&nth(n)).await {
+                Ok(dir) => dir,
+                Err(error) => {
+                    prop_assert_ne!(error.kind(), ErrorKind::NotFound);
+                    // An error is repeated for a second.
+                    prop_assert!(down || known.last_error().is_some(), "{}", error);
+                    continue;
+                }
+            };
+            known.opened(&nth(n), &dir, &tokio::runtime::Handle::current());
+            let names = dir.entries().map(|entry| entry.unwrap().name.to_string());
+            let seen = names
+                .filter_map(|name| name.strip_prefix("at-")?.parse().ok())
+                .max();
+            let seen: u64 = seen.unwrap_or(0);
+            prop_assert!(
+                seen >= least[n],
+                "{} of {} is seen after {}",
+                seen,
+                n,
+                least[n]
+            );
+            // Where the source fails, what was known before is served, and says so.
+            let stale = dir.stale().is_some();
+            prop_assert!(
+                stale || seen >= asked[n],
+                "{} of {} is not as asked",
+                seen,
+                n
+            );
+            prop_assert!(seen <= truth[n]);
+            least[n] = seen;
+        }
+    }
+    Ok(())
 }
