@@ -82,6 +82,9 @@ pub(crate) fn open_partial(dir: &Dir, key: &ObjectKey, size: u64) -> io::Result<
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Opened::Absent),
         Err(error) => return Err(error),
     };
+    // What is ahead of a reader is brought by requests. The kernel's own read-ahead would fill the
+    // page cache with holes, which cost as much as what then takes their place.
+    let _ = rustix::fs::fadvise(&data, 0, None, rustix::fs::Advice::Random);
     let opened = finish_opening(data, &path, size, &options)?;
     Ok(match opened {
         (Opened::Ready(_), Some(header)) if header.key != *key => {

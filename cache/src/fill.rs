@@ -122,9 +122,19 @@ impl Fill {
             }
             return Ok(());
         }
-        if self.pending.is_empty() && (bytes.len() >= BATCH || at_end) {
-            // The common case of large chunks: no copy.
-            let start = self.position - bytes.len() as u64;
+        if bytes.len() >= BATCH || at_end {
+            // The common case of large chunks: no copy, but of the grain that was begun.
+            let mut start = self.position - bytes.len() as u64;
+            let begun = self.pending.len() % GRAIN as usize;
+            if begun > 0 {
+                let (head, rest) = bytes.split_at(bytes.len().min(GRAIN as usize - begun));
+                self.pending.extend_from_slice(head);
+                (bytes, start) = (rest, start + head.len() as u64);
+            }
+            if !self.pending.is_empty() {
+                let pending = std::mem::take(&mut self.pending);
+                self.store(start - pending.len() as u64, &pending);
+            }
             let (whole, rest) = bytes.split_at(self.whole_grains(start, bytes.len()));
             self.store(start, whole);
             bytes = rest;
