@@ -55,7 +55,8 @@ impl Catalogue {
         let Some(go) = lock(&self.walks).opened(dir, now, is_near) else {
             return;
         };
-        if go.sweep.is_none() && !self.lacks_next(&go, known, now) {
+        let goes_on = go.leads && go.sweep.is_some();
+        if !goes_on && !self.lacks_next(&go, known, now) {
             lock(&self.walks).pause(go.id, None);
             return;
         }
@@ -97,11 +98,10 @@ impl Catalogue {
             at,
             most,
             mut sweep,
+            ..
         } = go;
         if sweep.is_none() {
-            let loaded = self.load_ahead(&root, &at, most.min(LOAD)).await;
-            let found = !loaded.is_empty();
-            let _ = lock(&self.walks).brought(id, loaded);
+            let found = self.load_ahead(id, &root, &at, most.min(LOAD)).await;
             if found || self.source.recursive().is_none() {
                 return lock(&self.walks).pause(id, None);
             }
@@ -127,9 +127,10 @@ impl Catalogue {
                     return walks.pause(id, None);
                 }
             };
-            let (seen, landed) = self.land_all(swept).await;
+            let seen = swept.len();
+            let landed = self.land_all(id, swept).await;
             // All is known already: somebody walked here.
-            let known = seen > 0 && landed.is_empty();
+            let known = seen > 0 && landed == 0;
             let mut walks = lock(&self.walks);
             let more = walks.brought(id, landed);
             if known || sweep.next().is_none() {
@@ -154,24 +155,21 @@ impl Catalogue {
         sweep.take(keys, asked)
     }
 
-    /// Lands directories. Returns how many of them are not known to be elsewhere, and those that are
-    /// news to memory.
-    async fn land_all(self: &Arc<Self>, swept: Vec<Swept>) -> (usize, Vec<RelPath>) {
+    /// Lands directories for a walk; returns how many of them nobody had listed meanwhile.
+    async fn land_all(self: &Arc<Self>, walk: u64, swept: Vec<Swept>) -> usize {
         let paths: Vec<RelPath> = swept
             .iter()
             .map(|swept| swept.path.clone())
             .filter(|path| self.recall(path).is_none())
             .collect();
         let mut stored = self.stored(paths).await.into_iter().peekable();
-        let (seen, mut landed) = (swept.len(), Vec::new());
+        let mut landed = 0;
         for swept in swept {
             let base = stored.next_if(|(path, _)| *path == swept.path);
-            let path = swept.path.clone();
-            if self.land(swept, base.map(|(_, dir)| Arc::new(dir))).await {
-                landed.push(path);
-            }
+            let base = base.map(|(_, dir)| Arc::new(dir));
+            landed += usize::from(self.land(walk, swept, base).await);
         }
-        (seen, landed)
+        landed
     }
 
     /// Returns what SQLite knows of directories, in their order, whether or not it is to be relied
@@ -190,7 +188,7 @@ impl Catalogue {
 
     /// Lands a directory as if it had been listed alone when its page was asked for. Returns whether
     /// nothing newer was known or under way.
-    async fn land(self: &Arc<Self>, swept: Swept, base: Option<Arc<Directory>>) -> bool {
+    async fn land(self: &Arc<Self>, walk: u64, swept: Swept, base: Option<Arc<Directory>>) -> bool {
         let Swept {
             path,
             listing,
@@ -217,27 +215,30 @@ impl Catalogue {
         };
         bump(&self.counters.listings);
         bump(&self.counters.ahead);
+        // Before anybody can open it.
+        lock(&self.walks).expect(walk, path.clone());
         self.arrived(&path, id, started, listed_at, base, listing, &sender)
             .await;
         true
     }
 
     /// Brings up to `most` directories below `root` and behind `at` from SQLite into memory, where
-    /// they may be served as they are. Returns those.
+    /// they may be served as they are. Returns whether there were any.
     async fn load_ahead(
         self: &Arc<Self>,
+        walk: u64,
         root: &RelPath,
         at: &RelPath,
         most: usize,
-    ) -> Vec<RelPath> {
+    ) -> bool {
         let Some(row) = self.row else {
-            return Vec::new();
+            return false;
         };
         let (this, root, at) = (self.clone(), root.clone(), at.clone());
         let load = tokio::task::spawn_blocking(move || {
             let paths = this.db.known_behind(row, &root, &at, most);
             let stored = this.db.load_all(row, paths, &this.policy.memory.room);
-            let mut loaded = Vec::new();
+            let mut loaded = false;
             for (path, stored) in stored {
                 let now = Instant::now();
                 let left = this.left_of(stored.dir.listed_at());
@@ -246,9 +247,10 @@ impl Catalogue {
                 let idle = !state.controls.contains_key(&path);
                 if usable && idle && this.recall(&path).is_none() {
                     let dir = stored.dir.dated(left.map(|left| now + left), None);
+                    lock(&this.walks).expect(walk, path.clone());
                     this.remember(&path, &Arc::new(dir));
                     this.counters.loaded.fetch_add(1, Ordering::Relaxed);
-                    loaded.push(path);
+                    loaded = true;
                 }
             }
             loaded

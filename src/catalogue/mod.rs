@@ -13,7 +13,7 @@
 //! - No reader waits longer than [`Policy::patience`] where an older listing is at hand, unless
 //!   that listing is known to be wrong.
 //!
-//! Lock order: `state`, then nothing; `walks`, then nothing. No lock is held while a listener is called, a query runs or
+//! Lock order: `state`, then `walks`, then nothing. No lock is held while a listener is called, a query runs or
 //! anything is awaited.
 
 mod ahead;

@@ -81,6 +81,8 @@ pub(super) struct Go {
     pub(super) at: RelPath,
     /// How many directories may be brought.
     pub(super) most: usize,
+    /// Whether something is listed already that it has not come to.
+    pub(super) leads: bool,
     /// What goes on.
     pub(super) sweep: Option<Box<Sweep>>,
 }
@@ -148,15 +150,22 @@ impl Walks {
             root: walk.root.clone(),
             at: walk.at.clone(),
             most: walk.room(),
+            leads: !walk.waiting.is_empty(),
             sweep,
         })
     }
 
-    /// Takes note that `dirs` were listed ahead, and returns where the walk is if more may be.
-    pub(super) fn brought(&mut self, id: u64, dirs: Vec<RelPath>) -> Option<RelPath> {
+    /// Takes note that `dir` is about to be known.
+    pub(super) fn expect(&mut self, id: u64, dir: RelPath) {
+        if let Some(walk) = self.walks.iter_mut().find(|walk| walk.id == id) {
+            walk.waiting.insert(dir);
+        }
+    }
+
+    /// Takes note of what a page brought, and returns where the walk is if more may be listed.
+    pub(super) fn brought(&mut self, id: u64, dirs: usize) -> Option<RelPath> {
         let walk = self.walks.iter_mut().find(|walk| walk.id == id)?;
-        walk.barren = if dirs.is_empty() { walk.barren + 1 } else { 0 };
-        walk.waiting.extend(dirs);
+        walk.barren = if dirs == 0 { walk.barren + 1 } else { 0 };
         walk.has_room().then(|| walk.at.clone())
     }
 
