@@ -346,6 +346,7 @@ impl Vfs {
 
     fn opened_dir(&self, node: Arc<Node>, listing: Merged) -> OpenedDir {
         self.hidden.note(&node, &listing, &self.namespace);
+        self.namespace.opened(&listing, &self.runtime);
         // Zero is "never listed".
         let generation = listing.generation().max(1);
         let unchanged =
