@@ -16,11 +16,17 @@ use super::claims::Claims;
 use super::flight::Flight;
 use super::pace::Pace;
 use super::pour::{self, BATCH, Broken};
+use super::siblings::SMALL;
 use super::window::Advice;
-use super::{Counters, Fetcher, add, plan};
+use super::{Counters, Fetcher, plan};
 use crate::entry::{Digest, Entry};
 use crate::path::RelPath;
 use crate::source::{Error, ErrorKind, Result, Source, progress};
+
+mod ahead;
+mod small;
+
+pub use ahead::Ahead;
 
 /// How often in a row a body that broke off with little to show is taken up again where it ended.
 const RESUMES: u32 = 4;
@@ -161,6 +167,11 @@ impl Remote {
         self.learnt.get().unwrap_or(&self.pin.entry)
     }
 
+    /// Returns what it was pinned to when it was made.
+    pub fn pinned_entry(&self) -> &Entry {
+        &self.pin.entry
+    }
+
     /// Fills `buf` from `offset` on if all of it is here and verified; never waits for a source.
     /// Returns the bytes read, fewer than asked only at the end of the object.
     pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> Option<usize> {
@@ -244,8 +255,7 @@ impl Remote {
 
     /// Starts what a window advises, in the background, as far as readers leave room for it.
     pub fn follow(self: &Arc<Self>, advice: &Advice) -> Followed {
-        add(&self.counters.prefetch_used, advice.used);
-        add(&self.counters.prefetch_wasted, advice.wasted);
+        self.counters.prefetched(advice.used, advice.wasted);
         let Some(range) = &advice.prefetch else {
             return Followed::Started;
         };
@@ -421,6 +431,9 @@ impl Remote {
 
     /// Fetches a flight's range, after whoever else fetches some of it in another process.
     async fn carry(self: &Arc<Self>, flight: &Flight) -> Result<()> {
+        if self.size() <= SMALL && self.bring_small(&flight.demanded).await? {
+            return Ok(());
+        }
         let range = flight.range.clone();
         let began = Instant::now();
         let mut pause = POLL.0;
