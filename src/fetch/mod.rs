@@ -14,6 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 mod claims;
 mod flight;
+mod pace;
 pub mod plan;
 mod pour;
 mod remote;

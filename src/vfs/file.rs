@@ -184,7 +184,7 @@ impl Handle {
             return;
         }
         let window = || self.window.lock().unwrap_or_else(PoisonError::into_inner);
-        let advice = window().on_read(offset..offset + len as u64, remote.size());
+        let advice = window().on_read(offset..offset + len as u64, remote.size(), remote.window());
         if advice == Advice::default() {
             return;
         }
