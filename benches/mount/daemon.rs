@@ -1,152 +1,107 @@
-//! Mounts under measurement: ours and rclone's, with what their processes use. Gone when dropped.
+//! A mounted file system and the processes that serve it. Gone when dropped.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::world::{BUCKET, World};
+use rustix::process::{Pid, Signal, kill_process};
 
-/// How long a mount may take to appear.
+/// How long a mount may take to appear, and a daemon to end.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The program under measurement.
-pub const SVOL: &str = env!("CARGO_BIN_EXE_svol");
-
-/// Returns rclone: the one that tests/setup.sh installs, else the machine's.
-pub fn rclone() -> PathBuf {
-    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-env/bin/rclone");
-    if own.exists() { own } else { "rclone".into() }
-}
-
-/// A mounted file system and the process that serves it.
+/// A mounted file system and the processes that serve it.
 pub struct Daemon {
     child: Child,
+    /// When it was started.
+    pub started: Instant,
     /// Where it is mounted.
     pub at: PathBuf,
-    runtime: PathBuf,
+    log: PathBuf,
 }
 
-/// What a daemon did and used since it started or since [`Daemon::mark`].
+/// What a daemon, with all its children, used since it started or since [`Daemon::mark`].
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Usage {
-    /// Processor time of all its threads.
+    /// Processor time of all its processes' threads, in user and in kernel mode.
     pub cpu: Duration,
-    /// The most memory that it held, in bytes.
+    /// The most memory that they held, in bytes: the sum of each one's most.
     pub peak: u64,
-    /// Bytes that it fetched and requests that it made; none where it does not say.
-    pub wire: Option<(u64, u64)>,
 }
 
 impl Daemon {
-    /// Mounts the bucket with ours, on the cache at `cache`.
-    pub fn svol(world: &World, cache: &Path) -> Daemon {
-        Daemon::of_program(world, cache, SVOL.as_ref())
-    }
-
-    /// The same with another build of ours.
-    pub fn other_svol(world: &World, cache: &Path) -> Daemon {
-        let other = world.other.as_deref();
-        Daemon::of_program(world, cache, other.unwrap_or(SVOL.as_ref()))
-    }
-
-    fn of_program(world: &World, cache: &Path, program: &Path) -> Daemon {
-        let at = world.fresh("mount");
-        let runtime = world.fresh("run");
-        let mut command = Command::new(program);
-        command
-            .args(["mount", "--foreground", "--no-sign-request"])
-            .arg(format!("s3://{BUCKET}"))
-            .arg(&at)
-            .env("AWS_ENDPOINT_URL", &world.endpoint)
-            .env("AWS_REGION", "us-east-1")
-            .env("SVOL_CACHE_DIR", cache)
-            .env("SVOL_RUNTIME_DIR", &runtime);
-        Daemon::start(command, at, runtime)
-    }
-
-    /// Mounts the bucket with rclone, as its manual advises for reading: files are kept on disk,
-    /// and nothing is asked twice.
-    pub fn rclone(world: &World, cache: &Path) -> Daemon {
-        let at = world.fresh("mount");
-        let mut command = Command::new(rclone());
-        command
-            .arg("mount")
-            .arg(format!(":s3:{BUCKET}"))
-            .arg(&at)
-            .args(["--config", "/dev/null", "--s3-provider", "Other"])
-            .arg("--s3-endpoint")
-            .arg(&world.endpoint)
-            .args(["--read-only", "--vfs-cache-mode", "full"])
-            .args(["--vfs-fast-fingerprint", "--use-server-modtime"])
-            .args(["--dir-cache-time", "1h", "--attr-timeout", "1h"])
-            .arg("--cache-dir")
-            .arg(cache);
-        Daemon::start(command, at, PathBuf::new())
-    }
-
-    fn start(mut command: Command, at: PathBuf, runtime: PathBuf) -> Daemon {
-        fs::create_dir(&at).unwrap();
+    /// Starts the program that mounts at `at`, and does not wait.
+    pub fn spawn(mut command: Command, at: PathBuf) -> Daemon {
+        fs::create_dir_all(&at).unwrap();
         let name = command.get_program().to_string_lossy().into_owned();
-        // Of the user's own AWS settings none is to count, and rclone fails on some.
-        for (variable, _) in std::env::vars_os() {
-            let name = variable.to_string_lossy();
-            let ours = name == "AWS_ENDPOINT_URL" || name == "AWS_REGION";
-            if name.starts_with("AWS_") && !ours {
-                command.env_remove(&variable);
-            }
-        }
         let log = at.with_extension("log");
-        command.stderr(fs::File::create(&log).unwrap());
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
-        let child = child.unwrap_or_else(|e| panic!("{name}: {e}: run tests/setup.sh bench"));
-        let mut daemon = Daemon { child, at, runtime };
+        let to = || {
+            Stdio::from(
+                fs::File::options()
+                    .append(true)
+                    .create(true)
+                    .open(&log)
+                    .unwrap(),
+            )
+        };
+        command.stdin(Stdio::null()).stdout(to()).stderr(to());
         let started = Instant::now();
-        while !is_mounted(&daemon.at) {
-            if let Some(status) = daemon.child.try_wait().unwrap() {
-                let said = fs::read_to_string(&log).unwrap_or_default();
-                panic!("{name} mount ended with {status}\n{said}");
-            }
-            assert!(started.elapsed() < PATIENCE, "{name}: no mount in time");
-            std::thread::sleep(Duration::from_millis(5));
+        let child = command.spawn();
+        let child = child.unwrap_or_else(|e| panic!("{name}: {e}: run tests/setup.sh bench"));
+        Daemon {
+            child,
+            started,
+            at,
+            log,
         }
-        // It can be asked a moment after it serves.
-        while daemon.tells() && daemon.wire().is_none() && started.elapsed() < PATIENCE {
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        daemon
     }
 
-    /// Returns whether it can be asked what it fetched.
-    fn tells(&self) -> bool {
-        !self.runtime.as_os_str().is_empty()
+    /// Waits until it is mounted.
+    pub fn wait(mut self) -> Daemon {
+        while !is_mounted(&self.at) {
+            self.check();
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        self
+    }
+
+    /// Panics if the mount failed, or did not appear in time.
+    pub fn check(&mut self) {
+        let said = || fs::read_to_string(&self.log).unwrap_or_default();
+        if let Some(status) = self.child.try_wait().unwrap() {
+            panic!("{}: ended with {status}\n{}", self.at.display(), said());
+        }
+        let late = self.started.elapsed() > PATIENCE;
+        assert!(!late, "{}: no mount in time\n{}", self.at.display(), said());
     }
 
     /// Returns what was used so far.
     pub fn usage(&self) -> Usage {
-        let of = |file: &str| {
-            fs::read_to_string(format!("/proc/{}/{file}", self.child.id())).unwrap_or_default()
-        };
-        // After the name in brackets: the state is field 3, user and system time are 14 and 15.
-        let stat = of("stat");
-        let fields = stat.rsplit(") ").next().unwrap_or_default();
-        let ticks = fields.split(' ').skip(11).take(2);
-        let ticks: u64 = ticks.filter_map(|t| t.parse::<u64>().ok()).sum();
-        let status = of("status");
-        let peak = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
-        let peak = peak.and_then(|l| l.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-        Usage {
-            // The kernel shows hundredths of seconds whatever its own clock is.
-            cpu: Duration::from_millis(ticks * 10),
-            peak: peak.unwrap_or(0) << 10,
-            wire: self.wire(),
+        let mut usage = Usage::default();
+        for pid in family(self.child.id()) {
+            let of = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}"));
+            usage.cpu += of("stat").map_or(Duration::ZERO, |stat| cpu(&stat));
+            let status = of("status").unwrap_or_default();
+            usage.peak += memory(&status, "VmHWM:");
         }
+        usage
+    }
+
+    /// Returns the memory that it and its children hold now, in bytes.
+    pub fn held(&self) -> u64 {
+        let of = |pid: &u32| {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            memory(&status, "VmRSS:")
+        };
+        family(self.child.id()).iter().map(of).sum()
     }
 
     /// Returns what was used so far, after setting the peak to what is held now: to be handed to
     /// [`Daemon::since`].
     pub fn mark(&self) -> Usage {
-        let _ = fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5");
+        for pid in family(self.child.id()) {
+            let _ = fs::write(format!("/proc/{pid}/clear_refs"), "5");
+        }
         self.usage()
     }
 
@@ -154,51 +109,94 @@ impl Daemon {
     pub fn since(&self, mark: Usage) -> Usage {
         let now = self.usage();
         Usage {
-            cpu: now.cpu - mark.cpu,
+            cpu: now.cpu.saturating_sub(mark.cpu),
             peak: now.peak,
-            wire: now
-                .wire
-                .zip(mark.wire)
-                .map(|(now, then)| (now.0 - then.0, now.1 - then.1)),
         }
     }
+}
 
-    fn wire(&self) -> Option<(u64, u64)> {
-        if !self.tells() {
-            return None;
+/// Returns what a line of /proc/PID/status tells, in bytes.
+fn memory(status: &str, name: &str) -> u64 {
+    let line = status.lines().find_map(|l| l.strip_prefix(name));
+    let kib = line.and_then(|l| l.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kib.unwrap_or(0) << 10
+}
+
+/// Returns a process and all that descend from it.
+fn family(first: u32) -> Vec<u32> {
+    let mut of_parent = Vec::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|n| n.parse::<u32>().ok())
+        else {
+            continue;
+        };
+        let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        let after = stat.rsplit(") ").next().unwrap_or_default();
+        if let Some(parent) = after.split(' ').nth(1).and_then(|n| n.parse::<u32>().ok()) {
+            of_parent.push((parent, pid));
         }
-        let mut command = Command::new(SVOL);
-        command
-            .args(["status", "--json"])
-            .env("SVOL_RUNTIME_DIR", &self.runtime);
-        let output = command.output().ok()?;
-        let status: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
-        let layer = &status["mounts"][0]["layers"][0];
-        Some((layer["bytesFetched"].as_u64()?, layer["requests"].as_u64()?))
     }
+    let mut all = vec![first];
+    let mut at = 0;
+    while at < all.len() {
+        let children = of_parent.iter().filter(|(parent, _)| *parent == all[at]);
+        let children: Vec<u32> = children.map(|(_, pid)| *pid).collect();
+        all.extend(children);
+        at += 1;
+    }
+    all
+}
+
+/// Returns the processor time in a line of /proc/PID/stat, with that of children that ended.
+fn cpu(stat: &str) -> Duration {
+    // After the name in brackets: the state is field 3, the times are 14 to 17.
+    let fields = stat.rsplit(") ").next().unwrap_or_default();
+    let ticks = fields.split(' ').skip(11).take(4);
+    let ticks: u64 = ticks.filter_map(|t| t.parse::<u64>().ok()).sum();
+    // The kernel shows hundredths of seconds whatever its own clock is.
+    Duration::from_millis(ticks * 10)
 }
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        let ended = |child: &mut Child| matches!(child.try_wait(), Ok(Some(_)) | Err(_));
-        let pid = rustix::process::Pid::from_child(&self.child);
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        let family = family(self.child.id());
+        // All of them unmount at SIGTERM; a supervisor passes it on.
+        let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
         let started = Instant::now();
-        while !ended(&mut self.child) && started.elapsed() < PATIENCE {
+        while !matches!(self.child.try_wait(), Ok(Some(_)) | Err(_)) {
+            let waited = started.elapsed();
+            if waited > PATIENCE {
+                break;
+            }
+            // Some are deaf to the signal, or miss it while they start.
+            if waited > Duration::from_secs(2) {
+                detach(&self.at);
+            }
             std::thread::sleep(Duration::from_millis(5));
         }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        while is_mounted(&self.at) {
-            let detach = rustix::mount::UnmountFlags::DETACH;
-            if rustix::mount::unmount(&self.at, detach).is_err() {
-                let _ = Command::new("fusermount3")
-                    .arg("-uz")
-                    .arg(&self.at)
-                    .status();
-                std::thread::sleep(Duration::from_millis(100));
+        for pid in family {
+            if self.child.try_wait().is_ok_and(|status| status.is_none()) {
+                let pid = Pid::from_raw(pid as i32).unwrap();
+                let _ = kill_process(pid, Signal::KILL);
             }
         }
+        let _ = self.child.wait();
+        while is_mounted(&self.at) {
+            detach(&self.at);
+        }
+        let _ = fs::remove_dir(&self.at);
+    }
+}
+
+fn detach(at: &Path) {
+    let detach = rustix::mount::UnmountFlags::DETACH;
+    if is_mounted(at) && rustix::mount::unmount(at, detach).is_err() {
+        let mut command = Command::new("fusermount3");
+        let _ = command.arg("-uz").arg(at).status();
+        std::thread::sleep(Duration::from_millis(100));
     }
 }
 

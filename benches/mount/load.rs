@@ -1,23 +1,15 @@
-//! What is timed: reading through a file system, and plain downloads as its floor.
+//! What is timed: reading through a file system.
 
 use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use futures::{StreamExt, TryStreamExt};
-
-use crate::world::{LARGE, SMALL_SIZE, World};
+use crate::data::SMALL_SIZE;
 
 /// What is read at a time, in bytes; the large file is a multiple of it.
 pub const CHUNK: usize = 1 << 20;
-
-/// What the direct download asks for in one request, in bytes, and how many go on at once.
-const PART: u64 = 8 << 20;
-const CONNECTIONS: usize = 8;
 
 /// Returns a sum of `bytes` in which their order counts. No hash: it has to cost next to nothing,
 /// and what it is to find is bytes that are missing, stale or in the wrong place.
@@ -38,13 +30,39 @@ pub fn sum(bytes: &[u8]) -> u64 {
     lanes.iter().fold(bytes.len() as u64, fold)
 }
 
-/// Reads a file from its beginning to its end; returns the time it took.
-pub fn read_large(path: &Path, truth: &[u64]) -> Duration {
-    let mut chunk = vec![0; CHUNK];
-    let mut sums = Vec::with_capacity(truth.len());
+/// Reads a file from its beginning to its end, by read or `mapped` into memory; returns the time it
+/// took.
+pub fn read_large(path: &Path, truth: &[u64], mapped: bool) -> Duration {
     let started = Instant::now();
-    let mut file = File::open(path).unwrap();
-    loop {
+    let file = File::open(path).unwrap();
+    let sums = match mapped {
+        true => sums_of_map(&file, truth.len() * CHUNK),
+        false => sums_of_reads(file, usize::MAX),
+    };
+    let took = started.elapsed();
+    assert!(
+        sums == truth,
+        "{}: not the bytes of its source",
+        path.display()
+    );
+    took
+}
+
+/// Reads the first chunks of a file, as many as `truth` has; returns the time it took.
+pub fn read_first(path: &Path, truth: &[u64]) -> Duration {
+    let started = Instant::now();
+    let sums = sums_of_reads(File::open(path).unwrap(), truth.len());
+    let took = started.elapsed();
+    let right = sums == truth;
+    assert!(right, "{}: not the bytes of its source", path.display());
+    took
+}
+
+/// Reads to the end of a file, or so many chunks.
+fn sums_of_reads(mut file: File, most: usize) -> Vec<u64> {
+    let mut chunk = vec![0; CHUNK];
+    let mut sums = Vec::new();
+    while sums.len() < most {
         let mut filled = 0;
         while filled < CHUNK {
             match file.read(&mut chunk[filled..]).unwrap() {
@@ -57,13 +75,49 @@ pub fn read_large(path: &Path, truth: &[u64]) -> Duration {
         }
         sums.push(sum(&chunk[..filled]));
     }
-    let took = started.elapsed();
-    assert!(
-        sums == truth,
-        "{}: not the bytes of its source",
-        path.display()
-    );
-    took
+    sums
+}
+
+fn sums_of_map(file: &File, size: usize) -> Vec<u64> {
+    let map = Map::new(file, size);
+    map.bytes().chunks(CHUNK).map(sum).collect()
+}
+
+/// A file mapped into memory, to be read.
+pub struct Map {
+    at: *mut std::ffi::c_void,
+    size: usize,
+}
+
+// Nobody writes to it.
+unsafe impl Sync for Map {}
+
+impl Map {
+    /// Maps the first `size` bytes of a file.
+    pub fn new(file: &File, size: usize) -> Map {
+        use rustix::mm::{MapFlags, ProtFlags, mmap};
+        assert_eq!(file.metadata().unwrap().len(), size as u64);
+        let null = std::ptr::null_mut();
+        // SAFETY: a new mapping, at a place of the kernel's choice.
+        let at = unsafe { mmap(null, size, ProtFlags::READ, MapFlags::SHARED, file, 0) };
+        Map {
+            at: at.unwrap(),
+            size,
+        }
+    }
+
+    /// Returns its bytes.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: it is mapped for as long as this lives, and the file never changes.
+        unsafe { std::slice::from_raw_parts(self.at.cast(), self.size) }
+    }
+}
+
+impl Drop for Map {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `new`, and no borrow is left.
+        unsafe { rustix::mm::munmap(self.at, self.size) }.unwrap();
+    }
 }
 
 /// Walks the small files below `root` and reads all of them; returns the time it took.
@@ -109,72 +163,20 @@ fn sorted(dir: &Path) -> Vec<std::path::PathBuf> {
     paths
 }
 
-/// Drops a file's pages from the page cache.
+/// Drops the pages of a file, or of all files below a directory, from the page cache.
 pub fn drop_pages(path: &Path) {
+    if path.is_dir() {
+        for entry in std::fs::read_dir(path).unwrap() {
+            drop_pages(&entry.unwrap().path());
+        }
+        return;
+    }
+    // A socket has no pages.
+    if !path.is_file() {
+        return;
+    }
     let file = File::open(path).unwrap();
     // Dirty pages would stay.
     let _ = file.sync_all();
     rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
-}
-
-fn runtime() -> tokio::runtime::Runtime {
-    let mut builder = tokio::runtime::Builder::new_multi_thread();
-    builder.enable_all().build().unwrap()
-}
-
-/// Downloads the large file by range requests, several at once, into `file`; returns the time.
-pub fn download_large(world: &World, file: &Path) -> Duration {
-    let size = (world.large.len() * CHUNK) as u64;
-    let runtime = runtime();
-    let started = Instant::now();
-    runtime.block_on(async {
-        let out = Arc::new(File::create(file).unwrap());
-        let client = reqwest::Client::new();
-        let url = world.url(LARGE);
-        let parts = futures::stream::iter((0..size.div_ceil(PART)).map(|n| n * PART));
-        parts
-            .for_each_concurrent(CONNECTIONS, |start| {
-                let (client, url, out) = (client.clone(), url.clone(), out.clone());
-                async move {
-                    let end = (start + PART).min(size);
-                    let range = format!("bytes={start}-{}", end - 1);
-                    let request = client.get(url).header("range", range);
-                    let reply = request.send().await.unwrap();
-                    assert_eq!(reply.status(), 206);
-                    let mut body = reply.bytes_stream();
-                    let mut at = start;
-                    while let Some(bytes) = body.try_next().await.unwrap() {
-                        out.write_all_at(&bytes, at).unwrap();
-                        at += bytes.len() as u64;
-                    }
-                    assert_eq!(at, end);
-                }
-            })
-            .await;
-    });
-    let took = started.elapsed();
-    read_large(file, &world.large);
-    took
-}
-
-/// Downloads the small files, so many at once; returns the time it took.
-pub fn download_small(world: &World, connections: usize) -> Duration {
-    let runtime = runtime();
-    let urls: Vec<_> = world.small.iter().map(|(key, _)| world.url(key)).collect();
-    let started = Instant::now();
-    let sums: Vec<u64> = runtime.block_on(async {
-        let client = reqwest::Client::new();
-        let gets = futures::stream::iter(urls).map(|url| {
-            let client = client.clone();
-            async move {
-                let reply = client.get(url).send().await.unwrap();
-                assert_eq!(reply.status(), 200);
-                sum(&reply.bytes().await.unwrap())
-            }
-        });
-        gets.buffered(connections).collect().await
-    });
-    let took = started.elapsed();
-    assert!(sums.iter().eq(world.small.iter().map(|(_, truth)| truth)));
-    took
 }

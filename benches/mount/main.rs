@@ -4,79 +4,61 @@
 //! Every byte read is checked: readers on all sides sum what they read ([`load::sum`], some 20
 //! GB/s) and the sums are compared with the truth after the clock has stopped.
 //!
-//! `SVOL_BENCH_QUICK=1` measures less, and leaves docs/benchmarks alone. `SVOL_BENCH_SIZE` sets the
-//! large file's size in MiB, `SVOL_BENCH_TURNS` how often each is measured, `SVOL_BENCH_ROWS` which
-//! (of `again`, `cold`, `small`; all). `SVOL_BENCH_OTHER` names another build of svol, which takes
-//! turns with this one: before and after, in one run. `SVOL_BENCH_SERVE=1` measures nothing: it
-//! serves the world until its input ends, for experiments by hand.
+//! What is measured is set by the environment, see [`settings`].
 
 // A program has no other crates that its items could be reached from.
 #![allow(unreachable_pub)]
 
 mod daemon;
+mod data;
 mod delay;
+mod direct;
+mod juicefs;
 mod load;
+mod machine;
+mod mounts;
+mod peers;
+mod plot;
 mod report;
 mod rows;
+mod settings;
+mod sftp;
+mod tools;
 mod world;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use report::Report;
+use settings::Settings;
 use world::World;
-
-/// How much is measured.
-pub struct Scale {
-    /// The large file's size in bytes.
-    pub large: u64,
-    /// How many small files there are.
-    pub small: usize,
-    /// How often everything is measured.
-    pub turns: usize,
-    /// Whether this is the short form.
-    pub quick: bool,
-}
 
 fn main() {
     // `cargo test --benches` starts benchmarks too, to see whether they do.
     if !std::env::args().any(|arg| arg == "--bench") {
         return println!("run me by cargo bench");
     }
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
-    let quick = std::env::var("SVOL_BENCH_QUICK").is_ok_and(|value| value != "0");
-    let (large, small, turns) = if quick { (256, 500, 3) } else { (512, 2000, 5) };
-    let scale = Scale {
-        large: number("SVOL_BENCH_SIZE").unwrap_or(large) << 20,
-        small,
-        turns: number("SVOL_BENCH_TURNS").map_or(turns, |n| n.max(1) as usize),
-        quick,
-    };
-    let wanted = std::env::var("SVOL_BENCH_ROWS").unwrap_or_default();
-    let wants = |row: &str| wanted.is_empty() || wanted.split(',').any(|name| name == row);
-
+    let settings = Settings::from_env();
     svol::tls::install();
-    let world = World::new(&scale);
+    let world = World::new(&settings);
     if std::env::var_os("SVOL_BENCH_SERVE").is_some() {
-        println!("near {}", world.endpoint);
+        println!("near {}", world.near);
         println!("far  {}", world.far);
         let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
         return;
     }
-    let mut report = Report::new(&scale);
-    if wants("again") {
-        report.show(rows::again(&world, &scale));
+    if settings.has_peer("juicefs") {
+        world.juicefs();
     }
-    if wants("cold") {
-        report.show(vec![rows::cold(&world, &scale)]);
-    }
-    for readers in [1, 8] {
-        if wants("small") {
-            report.show(vec![rows::small(&world, &scale, readers)]);
+    let mut report = Report::new(&settings);
+    for (name, measure) in rows::ALL {
+        if settings.wants(name) {
+            report.show(measure(&world, &settings));
         }
     }
-    if !quick && wanted.is_empty() && world.other.is_none() {
-        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/benchmarks/latest.md");
-        report.write(&file);
-        println!("\nwritten to {}", file.display());
+    let out = std::env::var_os("SVOL_BENCH_OUT").map(PathBuf::from);
+    let full = || Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/benchmarks");
+    if let Some(to) = out.or_else(|| settings.is_full().then(full)) {
+        report.write(&to);
+        println!("\nwritten to {}", to.display());
     }
 }

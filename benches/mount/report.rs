@@ -2,21 +2,27 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
-use std::process::Command;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use crate::Scale;
-use crate::daemon::Usage;
-use crate::world::SMALL_SIZE;
+use crate::data::SMALL_SIZE;
+use crate::machine;
+use crate::mounts::Role;
+use crate::plot;
+use crate::rows::Run;
+use crate::settings::Settings;
 
 /// One kind of work, done by ours and by others in turn.
 pub struct Row {
+    /// Its name, the same in every report.
+    pub id: String,
     /// What is done.
     pub title: String,
     /// What that means exactly.
     pub about: String,
     /// How much one run does, and of what.
     pub work: Work,
+    /// What is to be reached.
+    pub goals: Vec<Goal>,
     /// Who did it: ours first.
     pub contestants: Vec<Contestant>,
 }
@@ -28,64 +34,186 @@ pub enum Work {
     Bytes(u64),
     /// Reads so many files.
     Files(usize),
+    /// Lists so many entries.
+    Entries(usize),
+    /// Makes so many reads.
+    Reads(usize),
+    /// Does something of which only the time counts.
+    Once,
+}
+
+/// What is to be reached.
+#[derive(Clone, Copy)]
+pub enum Goal {
+    /// At most so many seconds.
+    Seconds(f64),
+    /// At least so many times as fast as the best peer of the turn.
+    BestPeer(f64),
+    /// At least so many times as fast as the floor of the turn.
+    Floor(f64),
+    /// At most so many seconds of processor time.
+    Cpu(f64),
+    /// At most so many MiB of memory.
+    Peak(f64),
+    /// At most so much of what else is told.
+    Extra(&'static str, f64),
 }
 
 /// One that does the work.
 pub struct Contestant {
     /// Its name.
     pub name: &'static str,
-    /// Its runs, in the order of the turns.
+    /// What it is beside the others.
+    pub role: Role,
+    /// Its runs, in the order of the turns; fewer where it is slow.
     pub runs: Vec<Run>,
-}
-
-/// One run.
-pub struct Run {
-    /// What it took.
-    pub took: Duration,
-    /// What its daemon used, if it has one.
-    pub usage: Option<Usage>,
+    /// Why it could not do the work.
+    pub failed: Option<String>,
 }
 
 impl Contestant {
     /// Returns one without runs yet.
-    pub fn new(name: &'static str) -> Contestant {
+    pub fn new(name: &'static str, role: Role) -> Contestant {
         Contestant {
             name,
+            role,
             runs: Vec::new(),
+            failed: None,
         }
     }
 
-    fn seconds(&self) -> Vec<f64> {
+    /// Returns its times in seconds.
+    pub fn seconds(&self) -> Vec<f64> {
         self.runs.iter().map(|run| run.took.as_secs_f64()).collect()
+    }
+
+    /// Returns the median of what is known of each run; none where it is not known.
+    fn typical(&self, of: impl Fn(&Run) -> Option<f64>) -> Option<f64> {
+        let all: Vec<f64> = self.runs.iter().filter_map(of).collect();
+        (!all.is_empty()).then(|| median(&all))
+    }
+
+    fn cpu(&self) -> Option<f64> {
+        self.typical(|run| Some(run.usage?.cpu.as_secs_f64()))
+    }
+
+    /// Its memory in MiB.
+    fn peak(&self) -> Option<f64> {
+        self.typical(|run| Some(run.usage?.peak as f64 / MIB))
+    }
+}
+
+const MIB: f64 = 1048576.0;
+
+impl Row {
+    /// Returns, for each turn, how many times as fast ours is as a contestant.
+    fn ratios(&self, contestant: &Contestant) -> Vec<f64> {
+        let ours = self.contestants[0].seconds();
+        let pairs = contestant.seconds().into_iter().zip(ours);
+        pairs.map(|(other, ours)| other / ours).collect()
+    }
+
+    /// Returns all figures of its runs.
+    fn json(&self) -> serde_json::Value {
+        let run = |run: &Run| {
+            serde_json::json!({
+                "seconds": run.took.as_secs_f64(),
+                "cut": run.cut,
+                "cpuSeconds": run.usage.map(|usage| usage.cpu.as_secs_f64()),
+                "peakBytes": run.usage.map(|usage| usage.peak),
+                "wireBytes": run.wire.map(|wire| wire.bytes),
+                "requests": run.wire.map(|wire| wire.requests),
+                "extra": run.extra.map(|(what, n)| serde_json::json!({ what: n })),
+            })
+        };
+        let contestant = |contestant: &Contestant| {
+            serde_json::json!({
+                "name": contestant.name,
+                "role": format!("{:?}", contestant.role).to_lowercase(),
+                "failed": contestant.failed,
+                "runs": contestant.runs.iter().map(run).collect::<Vec<_>>(),
+            })
+        };
+        serde_json::json!({
+            "row": self.id,
+            "title": self.title,
+            "contestants": self.contestants.iter().map(contestant).collect::<Vec<_>>(),
+        })
+    }
+
+    /// Returns, for each turn, how many times as fast ours is as the best of those in a role.
+    fn against(&self, role: Role) -> Vec<f64> {
+        let ours = self.contestants[0].seconds();
+        let best = |turn: usize| {
+            let those = self.contestants.iter().filter(|c| c.role == role);
+            let times = those.filter_map(|c| c.runs.get(turn).or(c.runs.first()));
+            times
+                .map(|run| run.took.as_secs_f64())
+                .min_by(f64::total_cmp)
+        };
+        let ratio = |(turn, ours): (usize, &f64)| Some(best(turn)? / ours);
+        ours.iter().enumerate().filter_map(ratio).collect()
+    }
+
+    /// Returns what is to be reached, and what was.
+    fn reached(&self) -> Vec<String> {
+        let ours = &self.contestants[0];
+        let at_least = |ratios: Vec<f64>, goal: f64, whom: &str| {
+            let now = (!ratios.is_empty()).then(|| median(&ratios))?;
+            let mark = if now >= goal { "reached" } else { "**missed**" };
+            Some(format!("{goal} x {whom}: {now:.2}, {mark}"))
+        };
+        let at_most = |now: Option<f64>, goal: f64, show: &dyn Fn(f64) -> String| {
+            let now = now?;
+            let mark = if now <= goal { "reached" } else { "**missed**" };
+            Some(format!("{}: {}, {mark}", show(goal), show(now)))
+        };
+        let goal = |goal: &Goal| match *goal {
+            Goal::BestPeer(x) => at_least(self.against(Role::Peer), x, "the best peer"),
+            Goal::Floor(x) => at_least(self.against(Role::Floor), x, "the floor"),
+            Goal::Seconds(s) => at_most(Some(median(&ours.seconds())), s, &time),
+            Goal::Cpu(s) => at_most(ours.cpu(), s, &|s| format!("{} of CPU", time(s))),
+            Goal::Peak(m) => at_most(ours.peak(), m, &|m| format!("{m:.0} MiB")),
+            Goal::Extra(what, most) => {
+                let now = ours.typical(|run| Some(run.extra?.1));
+                at_most(now, most, &|n| format!("{n:.2} {what}"))
+            }
+        };
+        self.goals.iter().filter_map(goal).collect()
     }
 }
 
 /// All that was measured.
 pub struct Report {
     text: String,
+    rows: Vec<Row>,
 }
 
 impl Report {
     /// Returns a report without rows, which says where and how it was measured.
-    pub fn new(scale: &Scale) -> Report {
+    pub fn new(settings: &Settings) -> Report {
         let mut text = String::from("# Benchmark\n\n");
         let _ = writeln!(
             text,
             "Measured {} by `make bench` on {}.\n\
              The large file has {} MiB; the {} small ones have {} KiB each, 100 a directory. S3 is\n\
-             an nginx on loopback. All take turns, {} each; times are medians with the least and the\n\
-             most. **svol is** how many times as fast svol is, the median of the ratios within a turn\n\
-             (2.0: in half the time). All bytes were compared with the source's. Processor time and\n\
-             peak memory are the daemon's. One noisy machine: compare ratios, not times.",
+             an nginx on loopback, for 20 ms behind a proxy that delays. All take turns, at most {}\n\
+             each; times are medians with the least and the most. **svol is** how many times as fast\n\
+             svol is, the median of the ratios within a turn (2.0: in half the time). All bytes were\n\
+             compared with the source's. CPU and peak memory are those of the daemon and all its\n\
+             children, the wire what the server sent. One noisy machine: compare ratios, not times.",
             httpdate::fmt_http_date(SystemTime::now()),
-            machine(),
-            scale.large >> 20,
-            scale.small,
+            machine::machine(settings),
+            settings.large >> 20,
+            settings.small,
             SMALL_SIZE >> 10,
-            scale.turns,
+            settings.turns,
         );
         println!("{text}");
-        Report { text }
+        Report {
+            text,
+            rows: Vec::new(),
+        }
     }
 
     /// Adds rows, and prints them.
@@ -96,17 +224,46 @@ impl Report {
             self.text.push('\n');
             self.text.push_str(&table);
         }
+        self.rows.extend(rows);
     }
 
-    /// Writes all to a file.
-    pub fn write(&self, file: &Path) {
-        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
-        let text = format!("{}\n{}", self.text, BY_HAND);
-        std::fs::write(file, text).unwrap();
+    /// Writes all to a directory: tables, plots, and the figures of all runs.
+    pub fn write(&self, to: &Path) {
+        std::fs::create_dir_all(to).unwrap();
+        let write = |name: &str, text: &str| std::fs::write(to.join(name), text).unwrap();
+        write("latest.md", &format!("{}\n{BY_HAND}", self.text));
+        let times = plot::draw(
+            &self.rows,
+            "Time: svol blue, peers orange, floors green; the median, the least and the most",
+            |_, contestant| contestant.seconds(),
+            &[0.001, 0.01, 0.1, 1.0, 10.0, 100.0],
+            time,
+        );
+        write("times.svg", &times);
+        let ratios = plot::draw(
+            &self.rows,
+            "How many times as fast svol is: peers orange, floors green; right of 1 svol is faster",
+            |row, contestant| match contestant.role {
+                Role::Ours => Vec::new(),
+                _ => row.ratios(contestant),
+            },
+            &[0.01, 0.1, 1.0, 10.0, 100.0],
+            |x| format!("{x:.2}"),
+        );
+        write("ratios.svg", &ratios);
+        let rows: Vec<_> = self.rows.iter().map(Row::json).collect();
+        let figures = serde_json::to_string_pretty(&rows).unwrap();
+        write("latest.json", &(figures + "\n"));
     }
 }
 
 const BY_HAND: &str = "\
+![Times](times.svg)
+
+![Ratios](ratios.svg)
+
+The figures of every run are in [latest.json](latest.json).
+
 ## With public tools
 
 `make bench` measures anew. By hand, on any S3 endpoint, with `$U` its URL:
@@ -125,78 +282,85 @@ const BY_HAND: &str = "\
 ";
 
 fn table(row: &Row) -> String {
-    let mut lines =
-        vec![["", "time", "rate", "svol is", "CPU", "peak", "fetched"].map(String::from)];
-    let ours = row.contestants[0].seconds();
-    for contestant in &row.contestants {
+    let heads = ["", "time", "rate", "svol is", "CPU", "peak", "wire", ""];
+    let mut lines = vec![heads.map(String::from)];
+    let shown = |text: Option<String>| text.unwrap_or_else(|| "-".into());
+    for contestant in row.contestants.iter().filter(|c| !c.runs.is_empty()) {
         let times = contestant.seconds();
-        if times.is_empty() {
-            continue;
-        }
-        let ratios: Vec<f64> = times.iter().zip(&ours).map(|(t, o)| t / o).collect();
-        let usage = |of: fn(&Usage) -> f64| {
-            let all: Vec<f64> = contestant
-                .runs
-                .iter()
-                .filter_map(|r| Some(of(r.usage.as_ref()?)))
-                .collect();
-            (!all.is_empty()).then(|| median(&all))
-        };
-        let shown = |text: Option<String>| text.unwrap_or_else(|| "-".into());
-        let wire = contestant
-            .runs
-            .iter()
-            .all(|r| r.usage.is_some_and(|u| u.wire.is_some()));
+        let cut = contestant.runs.iter().any(|run| run.cut);
+        let over = if cut { "over " } else { "" };
+        let ratios = row.ratios(contestant);
+        let bytes = contestant.typical(|run| Some(run.wire?.bytes as f64));
+        let requests = contestant.typical(|run| Some(run.wire?.requests as f64));
+        let what = contestant.runs[0].extra.map_or("", |(what, _)| what);
+        let extra = contestant.typical(|run| Some(run.extra?.1));
         lines.push([
             contestant.name.into(),
-            format!(
-                "{} ({}-{})",
-                time(median(&times)),
-                time(least(&times)),
-                time(most(&times))
-            ),
+            format!("{over}{}", spread(&times, time)),
             rate(row.work, median(&times)),
-            match std::ptr::eq(contestant, &row.contestants[0]) {
-                true => "1".into(),
-                false => format!(
-                    "x {:.2} ({:.2}-{:.2})",
-                    median(&ratios),
-                    least(&ratios),
-                    most(&ratios)
-                ),
+            match contestant.role {
+                Role::Ours => "1".into(),
+                _ => format!("x {}", spread(&ratios, |x| format!("{x:.2}"))),
             },
-            shown(usage(|u| u.cpu.as_secs_f64()).map(time)),
-            shown(usage(|u| u.peak as f64).map(|b| format!("{:.0} MiB", b / 1048576.0))),
-            match wire {
-                true => format!(
-                    "{:.1} MiB, {:.0} requests",
-                    usage(|u| u.wire.unwrap_or_default().0 as f64).unwrap_or(0.0) / 1048576.0,
-                    usage(|u| u.wire.unwrap_or_default().1 as f64).unwrap_or(0.0),
-                ),
-                false => "-".into(),
-            },
+            shown(contestant.cpu().map(time)),
+            shown(contestant.peak().map(|mib| format!("{mib:.0} MiB"))),
+            shown(bytes.zip(requests).map(|(bytes, requests)| {
+                format!("{:.1} MiB, {requests:.0} requests", bytes / MIB)
+            })),
+            extra.map_or(String::new(), |n| format!("{n:.2} {what}")),
         ]);
     }
-    let widths: Vec<usize> = (0..lines[0].len())
-        .map(|i| lines.iter().map(|l| l[i].len()).max().unwrap_or(0))
+    // A column that says nothing is left out.
+    let widths: Vec<usize> = (0..heads.len())
+        .map(|i| {
+            lines
+                .iter()
+                .map(|l| l[i].chars().count())
+                .max()
+                .unwrap_or(0)
+        })
         .collect();
-    let mut out = format!("## {}\n\n{}\n\n", row.title, row.about);
+    let mut out = format!("## {} (`{}`)\n\n{}\n\n", row.title, row.id, row.about);
     for (n, line) in lines.iter().enumerate() {
-        for (cell, width) in line.iter().zip(&widths) {
+        for (cell, width) in line.iter().zip(&widths).filter(|(_, width)| **width > 0) {
             let _ = write!(out, "| {cell:width$} ");
         }
         out.push_str("|\n");
         if n == 0 {
-            for width in &widths {
+            for width in widths.iter().filter(|width| **width > 0) {
                 let _ = write!(out, "|{}", "-".repeat(width + 2));
             }
             out.push_str("|\n");
         }
     }
+    for contestant in &row.contestants {
+        if let Some(why) = &contestant.failed {
+            let _ = write!(out, "\n{} could not do it: {why}\n", contestant.name);
+        }
+    }
+    let reached = row.reached();
+    if !reached.is_empty() {
+        let _ = write!(out, "\nGoals: {}.\n", reached.join("; "));
+    }
     out
 }
 
-fn median(all: &[f64]) -> f64 {
+/// Shows the median, with the least and the most if there are several.
+fn spread(all: &[f64], show: impl Fn(f64) -> String) -> String {
+    match all {
+        [] => "-".into(),
+        [one] => show(*one),
+        _ => format!(
+            "{} ({}-{})",
+            show(median(all)),
+            show(least(all)),
+            show(most(all))
+        ),
+    }
+}
+
+/// Returns the median of some values.
+pub fn median(all: &[f64]) -> f64 {
     let mut all = all.to_vec();
     all.sort_by(f64::total_cmp);
     let middle = all.len() / 2;
@@ -206,16 +370,19 @@ fn median(all: &[f64]) -> f64 {
     }
 }
 
-fn least(all: &[f64]) -> f64 {
+/// Returns the least of some values.
+pub fn least(all: &[f64]) -> f64 {
     all.iter().copied().fold(f64::INFINITY, f64::min)
 }
 
-fn most(all: &[f64]) -> f64 {
+/// Returns the most of some values.
+pub fn most(all: &[f64]) -> f64 {
     all.iter().copied().fold(0.0, f64::max)
 }
 
 fn time(seconds: f64) -> String {
     match seconds {
+        s if s < 0.01 => format!("{:.1} ms", s * 1000.0),
         s if s < 1.0 => format!("{:.0} ms", s * 1000.0),
         s => format!("{s:.2} s"),
     }
@@ -225,34 +392,8 @@ fn rate(work: Work, seconds: f64) -> String {
     match work {
         Work::Bytes(n) => format!("{:.0} MB/s", n as f64 / 1e6 / seconds),
         Work::Files(n) => format!("{:.0} files/s", n as f64 / seconds),
+        Work::Entries(n) => format!("{:.0} entries/s", n as f64 / seconds),
+        Work::Reads(n) => format!("{:.0} reads/s", n as f64 / seconds),
+        Work::Once => String::new(),
     }
-}
-
-/// Returns what kind of machine this is.
-fn machine() -> String {
-    let cpus = std::thread::available_parallelism().map_or(0, usize::from);
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = info
-        .lines()
-        .find_map(|l| l.strip_prefix("model name")?.split_once(": "));
-    let model = model.map_or("unknown processors", |(_, model)| model);
-    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let kernel = kernel.trim();
-    let version = |program: &Path, arg: &str| {
-        let output = Command::new(program).arg(arg).output().ok();
-        let text = output
-            .map(|o| [o.stdout, o.stderr].concat())
-            .unwrap_or_default();
-        let text = String::from_utf8_lossy(&text).into_owned();
-        text.lines().next().unwrap_or("unknown").to_owned()
-    };
-    // What else went on, in processes that wanted a processor.
-    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let load = load.split(' ').next().unwrap_or_default();
-    format!(
-        "{cpus} x {model} (load {load} before), Linux {kernel},\nwith {}, {}, {}",
-        version(crate::daemon::SVOL.as_ref(), "--version"),
-        version(&crate::daemon::rclone(), "version"),
-        version("/usr/sbin/nginx".as_ref(), "-v"),
-    )
 }

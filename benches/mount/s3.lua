@@ -3,6 +3,8 @@
 
 local s3 = {}
 local keys, facts = {}, {} -- of each bucket: its sorted keys; of each of them: size and time
+local unlisted = { jfs = true } -- buckets whose objects are known by name only
+local seen = {} -- pairs of size and time, each kept once
 
 -- Reads the index: lines of bucket, key, size and Unix time, sorted.
 function s3.load(file)
@@ -12,7 +14,9 @@ function s3.load(file)
             keys[bucket], facts[bucket] = {}, {}
         end
         table.insert(keys[bucket], key)
-        facts[bucket][key] = { size = tonumber(size), time = tonumber(time) }
+        local fact = size .. " " .. time
+        seen[fact] = seen[fact] or { size = tonumber(size), time = tonumber(time) }
+        facts[bucket][key] = seen[fact]
     end
 end
 
@@ -89,9 +93,25 @@ local function list(bucket)
     return ngx.exit(200)
 end
 
+-- Answers for an object that has no bytes: it is there to be listed and asked about.
+local function shown(fact)
+    ngx.header["Content-Length"] = fact.size
+    ngx.header["ETag"] = string.format("\"%xx%x\"", fact.time, fact.size)
+    ngx.header["Last-Modified"] = ngx.http_time(fact.time)
+    if ngx.req.get_method() == "HEAD" then
+        ngx.status = 200
+        ngx.send_headers()
+        return ngx.exit(200)
+    end
+    return fail(500, "InternalError")
+end
+
 -- Answers what is not the content of an object.
 function s3.request()
     local bucket, key = ngx.var.uri:match("^/([^/]+)/?(.*)$")
+    if unlisted[bucket] then
+        return
+    end
     if not bucket or not keys[bucket] then
         return fail(404, "NoSuchBucket")
     end
@@ -100,6 +120,9 @@ function s3.request()
     end
     if not facts[bucket][key] then
         return fail(404, "NoSuchKey")
+    end
+    if key:find("^many") then
+        return shown(facts[bucket][key])
     end
     local wanted = ngx.req.get_headers()["If-Match"]
     if wanted then
@@ -113,6 +136,19 @@ function s3.headers()
     if etag then
         ngx.header["ETag"] = etag:gsub("-", "x")
     end
+end
+
+local bytes, requests = 0, 0
+
+-- Counts a reply that ended, also one that its client did not wait for.
+function s3.count()
+    bytes = bytes + tonumber(ngx.var.bytes_sent)
+    requests = requests + 1
+end
+
+-- Answers with the bytes sent and the requests answered so far.
+function s3.told()
+    ngx.print(string.format("%d %d", bytes, requests))
 end
 
 return s3

@@ -1,37 +1,57 @@
-//! What is read: a bucket with one large file and many small ones, on an nginx that speaks the read
-//! side of S3 (see `nginx.conf` and `s3.lua`), and the truth about it.
+//! What is read: a bucket on an nginx that speaks the read side of S3 (see `nginx.conf` and
+//! `s3.lua`), near and behind a proxy that delays; and the truth about it.
 
 use std::fmt::Write as _;
-use std::fs::{self, File};
-use std::io::Write as _;
+use std::fs;
+use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use crate::Scale;
+use crate::data::{self, LARGE, LISTED_SIZE, Tree, Truth};
 use crate::delay::Delay;
-use crate::load::{CHUNK, sum};
+use crate::juicefs;
+use crate::settings::Settings;
+use crate::sftp::Sftp;
 
 /// The bucket's name.
 pub const BUCKET: &str = "bench";
 
-/// The large object's key.
-pub const LARGE: &str = "large.bin";
-
-/// The size of a small file in bytes.
-pub const SMALL_SIZE: usize = 16 << 10;
-
-/// Small files in each directory.
-const PER_DIRECTORY: usize = 100;
-
 /// How far away the server is when it is far.
 pub const ROUND_TRIP: Duration = Duration::from_millis(20);
 
-/// The objects that are listed and not read, `many/PREFIX/NAME`: in how many prefixes, and how
-/// many in each.
-const MANY: (usize, usize) = (200, 100);
+/// Where the server is.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Place {
+    /// On this machine.
+    Near,
+    /// [`ROUND_TRIP`] away.
+    Far,
+}
+
+impl Place {
+    /// All places.
+    pub const ALL: [Place; 2] = [Place::Near, Place::Far];
+
+    /// Returns its name in settings.
+    pub fn name(self) -> &'static str {
+        match self {
+            Place::Near => "near",
+            Place::Far => "far",
+        }
+    }
+
+    /// Returns its round trip, as titles have it.
+    pub fn distance(self) -> &'static str {
+        match self {
+            Place::Near => "0 ms",
+            Place::Far => "20 ms",
+        }
+    }
+}
 
 /// The server and what it serves; gone when dropped.
 pub struct World {
@@ -39,21 +59,23 @@ pub struct World {
     /// Where everything is; on the disk that `target` is on.
     pub dir: tempfile::TempDir,
     /// The server's URL.
-    pub endpoint: String,
+    pub near: String,
     /// The same server, [`ROUND_TRIP`] away.
     pub far: String,
     _delay: Delay,
+    port: u16,
     /// Another build of the program, to be compared with ours.
     pub other: Option<PathBuf>,
-    /// The sums of the large file's chunks.
-    pub large: Vec<u64>,
-    /// The small files' keys below the bucket, sorted, with their sums.
-    pub small: Vec<(String, u64)>,
+    /// What the files hold.
+    pub truth: Truth,
+    juicefs: OnceLock<String>,
+    sftp: OnceLock<Sftp>,
+    archive: OnceLock<String>,
 }
 
 impl World {
     /// Makes the data and starts the server.
-    pub fn new(scale: &Scale) -> World {
+    pub fn new(settings: &Settings) -> World {
         let dir = tempfile::Builder::new()
             .prefix("bench-")
             .tempdir_in(env!("CARGO_TARGET_TMPDIR"))
@@ -61,26 +83,8 @@ impl World {
         let bucket = dir.path().join("root").join(BUCKET);
         fs::create_dir_all(&bucket).unwrap();
         println!("making data ...");
-        let large = make_large(&bucket.join(LARGE), scale.large);
-        let small = make_small(&bucket, scale.small);
-        let mut index = String::new();
-        let line = |index: &mut String, key: &str| {
-            let meta = fs::metadata(bucket.join(key)).unwrap();
-            writeln!(index, "{BUCKET} {key} {} {}", meta.len(), meta.mtime()).unwrap();
-        };
-        // In the order of keys.
-        line(&mut index, LARGE);
-        for (prefix, object) in (0..MANY.0).flat_map(|p| (0..MANY.1).map(move |o| (p, o))) {
-            writeln!(
-                index,
-                "{BUCKET} many/{prefix:03}/{object:05} 4096 1700000000"
-            )
-            .unwrap();
-        }
-        for (key, _) in &small {
-            line(&mut index, key);
-        }
-        fs::write(dir.path().join("index"), index).unwrap();
+        let truth = data::make(&bucket, settings);
+        write_index(&bucket, settings, &dir.path().join("index"));
         rustix::fs::sync();
         let (server, port) = serve(dir.path());
         let delay = Delay::new(([127, 0, 0, 1], port).into(), ROUND_TRIP);
@@ -89,11 +93,39 @@ impl World {
             far: format!("http://{}", delay.at),
             _delay: delay,
             dir,
-            endpoint: format!("http://127.0.0.1:{port}"),
-            other: std::env::var_os("SVOL_BENCH_OTHER").map(PathBuf::from),
-            large,
-            small,
+            near: format!("http://127.0.0.1:{port}"),
+            port,
+            other: settings.other.clone(),
+            truth,
+            juicefs: OnceLock::new(),
+            sftp: OnceLock::new(),
+            archive: OnceLock::new(),
         }
+    }
+
+    /// Returns the address of JuiceFS's metadata; its volume is filled when this is first called.
+    pub fn juicefs(&self) -> &str {
+        self.juicefs.get_or_init(|| juicefs::fill(self))
+    }
+
+    /// Returns the path on the server of an archive of the large and the small files; it is made
+    /// when this is first called.
+    pub fn archive(&self) -> &str {
+        self.archive.get_or_init(|| {
+            let path = "archive/all.tar";
+            let file = self.dir.path().join("root").join(path);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            let mut tar = Command::new("tar");
+            tar.arg("-C").arg(self.object("")).arg("-cf").arg(file);
+            assert!(tar.args([LARGE, "small"]).status().unwrap().success());
+            path.to_owned()
+        })
+    }
+
+    /// Returns the SFTP server; it starts when this is first called.
+    pub fn sftp(&self) -> &Sftp {
+        self.sftp
+            .get_or_init(|| Sftp::new(&self.dir.path().join("sftp")))
     }
 
     /// Returns a path that nothing is at yet.
@@ -104,9 +136,57 @@ impl World {
         self.dir.path().join(format!("{what}-{n}"))
     }
 
+    /// Returns the server's URL from a place.
+    pub fn at(&self, place: Place) -> &str {
+        match place {
+            Place::Near => &self.near,
+            Place::Far => &self.far,
+        }
+    }
+
     /// Returns the URL of an object.
-    pub fn url(&self, key: &str) -> String {
-        format!("{}/{BUCKET}/{key}", self.endpoint)
+    pub fn url(&self, place: Place, key: &str) -> String {
+        format!("{}/{BUCKET}/{key}", self.at(place))
+    }
+
+    /// Returns where the server has an object's bytes.
+    pub fn object(&self, key: &str) -> PathBuf {
+        self.dir.path().join("root").join(BUCKET).join(key)
+    }
+
+    /// Returns the bytes that the server sent and the requests that it answered so far, without
+    /// those of this kind.
+    pub fn wire(&self) -> Wire {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        let request = b"GET /.count HTTP/1.0\r\n\r\n";
+        stream.write_all(request).unwrap();
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply).unwrap();
+        let counts = reply.rsplit("\r\n\r\n").next().unwrap_or_default();
+        let mut counts = counts.split_whitespace().map(|n| n.parse().unwrap());
+        Wire {
+            bytes: counts.next().unwrap(),
+            requests: counts.next().unwrap(),
+        }
+    }
+}
+
+/// What went over the wire, as the server counts it: heads and bodies of replies.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Wire {
+    /// Bytes sent.
+    pub bytes: u64,
+    /// Requests answered.
+    pub requests: u64,
+}
+
+impl Wire {
+    /// Returns what went over it since.
+    pub fn since(self, before: Wire) -> Wire {
+        Wire {
+            bytes: self.bytes - before.bytes,
+            requests: self.requests - before.requests,
+        }
     }
 }
 
@@ -117,39 +197,23 @@ impl Drop for World {
     }
 }
 
-/// Fills `bytes` with what no compression shortens; the same for the same seed.
-fn noise(seed: u64, bytes: &mut [u8]) {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&seed.to_le_bytes());
-    hasher.finalize_xof().fill(bytes);
-}
-
-fn make_large(path: &Path, size: u64) -> Vec<u64> {
-    let mut file = File::create(path).unwrap();
-    let mut chunk = vec![0; CHUNK];
-    (0..size.div_ceil(CHUNK as u64))
-        .map(|seed| {
-            noise(seed, &mut chunk);
-            file.write_all(&chunk).unwrap();
-            sum(&chunk)
-        })
-        .collect()
-}
-
-fn make_small(bucket: &Path, count: usize) -> Vec<(String, u64)> {
-    let mut bytes = vec![0; SMALL_SIZE];
-    (0..count)
-        .map(|n| {
-            let dir = format!("small/{:03}", n / PER_DIRECTORY);
-            if n % PER_DIRECTORY == 0 {
-                fs::create_dir_all(bucket.join(&dir)).unwrap();
-            }
-            let key = format!("{dir}/{n:06}");
-            noise(1 << 40 | n as u64, &mut bytes);
-            fs::write(bucket.join(&key), &bytes).unwrap();
-            (key, sum(&bytes))
-        })
-        .collect()
+/// Writes what the server knows of the bucket's keys, in their order.
+fn write_index(bucket: &Path, settings: &Settings, to: &Path) {
+    let mut keys = data::walk(bucket);
+    for times in settings.growth.iter().chain([&1]) {
+        keys.extend(Tree::new(*times).keys());
+    }
+    keys.sort_unstable();
+    let mut index = String::new();
+    for key in keys {
+        // Those that are only listed have no file.
+        let (size, time) = match fs::metadata(bucket.join(&key)) {
+            Ok(meta) => (meta.len(), meta.mtime()),
+            Err(_) => (LISTED_SIZE, 1_700_000_000),
+        };
+        writeln!(index, "{BUCKET} {key} {size} {time}").unwrap();
+    }
+    fs::write(to, index).unwrap();
 }
 
 fn serve(dir: &Path) -> (Child, u16) {
