@@ -188,11 +188,18 @@ pub struct MergedEntry<'a> {
 }
 
 impl MergedEntry<'_> {
-    /// Returns where the entry is in its layer's source. `dir` is the directory's place in the volume
-    /// and `path` the entry's, whose memory is shared where the source has it there too.
-    pub fn path(&self, dir: &RelPath, path: &RelPath) -> RelPath {
+    /// As [`MergedEntry::path`]. `dir` is the directory's place in the volume and `path` the entry's,
+    /// whose memory is shared where the source has it there too.
+    pub fn path_at(&self, dir: &RelPath, path: &RelPath) -> RelPath {
         match self.dir {
             Some(there) if there == dir => path.clone(),
+            _ => self.path(),
+        }
+    }
+
+    /// Returns where the entry is in its layer's source.
+    pub fn path(&self) -> RelPath {
+        match self.dir {
             Some(dir) => dir.join(&self.entry.name),
             None => RelPath::root(),
         }

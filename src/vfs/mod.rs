@@ -350,7 +350,7 @@ impl Vfs {
 
     fn opened_dir(&self, node: Arc<Node>, listing: Merged) -> OpenedDir {
         self.hidden.note(&node, &listing, &self.namespace);
-        self.namespace.opened(&listing, &self.runtime);
+        self.namespace.opened(&listing, &self.opener.runtime);
         self.ahead.on_list(&node.path);
         // Zero is "never listed".
         let generation = listing.generation().max(1);
@@ -441,7 +441,7 @@ impl Vfs {
             let path = node.path.join(&found.entry.name);
             let unsized_file = needs_size(&found.entry);
             let name = &found.entry.name;
-            let there = found.path(&node.path, &path);
+            let there = found.path_at(&node.path, &path);
             let (ino, what) = self.identify(&path, found.entry.clone(), found.layer, there);
             let (attr, ttl) = if count && !unsized_file {
                 let attr = self.attr_of(&self.nodes.look_up(ino, path, what));

@@ -539,10 +539,7 @@ async fn check(world: &mut World, namespace: &Namespace) {
                 let mut listed = list.iter().map(|entry| entry.unwrap());
                 let entry = listed.find(|entry| entry.entry.name == name).unwrap();
                 assert_eq!(entry.entry, found.entry);
-                assert_eq!(
-                    (entry.layer, entry.path(&dir, &path)),
-                    (found.layer, found.path)
-                );
+                assert_eq!((entry.layer, entry.path()), (found.layer, found.path));
                 if found.entry.kind == Kind::Dir {
                     todo.push(path);
                 }
