@@ -24,7 +24,7 @@ use crate::source::{ErrorKind, Result};
 const NEAR: usize = 3;
 
 /// Entries that are looked through for the next directories, at most.
-const LOOK: usize = 512;
+const LOOK: usize = 256;
 
 /// Directories that are loaded from SQLite at once, at most.
 const LOAD: usize = 128;
