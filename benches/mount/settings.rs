@@ -90,6 +90,11 @@ impl Settings {
         self.rows.is_empty() || self.rows.iter().any(name)
     }
 
+    /// Returns whether a row is asked for by its name.
+    pub fn names(&self, row: &str) -> bool {
+        !self.rows.is_empty() && self.wants(row)
+    }
+
     /// Returns whether a row is wanted with the server at `place` (`near`, `far`).
     pub fn wants_at(&self, row: &str, place: &str) -> bool {
         let named = |asked: &String| match asked.split_once('@') {

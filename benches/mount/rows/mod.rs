@@ -210,6 +210,12 @@ fn clear(path: &Path) {
     rustix::fs::sync();
 }
 
+/// Returns the places where a row is wanted that no goal is set for: near only in the short form.
+fn places_minor(settings: &Settings, row: &str) -> impl Iterator<Item = Place> {
+    let near_only = settings.quick && !settings.names(row);
+    places(settings, row).filter(move |place| !near_only || *place == Place::Near)
+}
+
 /// Returns the places where a row is wanted.
 fn places(settings: &Settings, row: &str) -> impl Iterator<Item = Place> {
     let wanted = |place: &Place| settings.wants_at(row, place.name());
