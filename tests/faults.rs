@@ -257,9 +257,9 @@ impl Lab {
         assert_eq!(mount.read("e/f"), b"f");
         for (i, kind) in kinds.iter().enumerate() {
             // Asked for already, so that it is the bytes that the fault strikes.
-            mount.path(&format!("o/{i}")).metadata().unwrap();
+            mount.path(&format!("once-{i}/f")).metadata().unwrap();
             proxy.once(*kind);
-            let got = mount.read(&format!("o/{i}"));
+            let got = mount.read(&format!("once-{i}/f"));
             assert!(got == noise(3 + i as u64, SMALL), "{}", kind.name());
             assert_eq!(tally.of(&kind.name()), 1, "{}", kind.name());
         }
@@ -287,7 +287,8 @@ fn content() -> Vec<(String, Vec<u8>)> {
         ("d/small".to_owned(), noise(2, SMALL)),
         ("e/f".to_owned(), b"f".to_vec()),
     ];
-    let once = (0..ONCE.len()).map(|i| (format!("o/{i}"), noise(3 + i as u64, SMALL)));
+    // A directory each: of one that is read in order, the next would have come before its fault.
+    let once = (0..ONCE.len()).map(|i| (format!("once-{i}/f"), noise(3 + i as u64, SMALL)));
     content.extend(once);
     content
 }

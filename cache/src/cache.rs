@@ -160,7 +160,7 @@ impl Cache {
             Arc::clone(&troubles),
         )
         .map_err(threads_failed())?;
-        let packs = Packs::new(quota.limit());
+        let (packs, orders) = Packs::new(quota.limit());
         let shared = Arc::new(Shared {
             registry: Registry::default(),
             memory: Memory::new(config.memory),
@@ -195,7 +195,12 @@ impl Cache {
                 let builder = crate::sync::thread::Builder::new().name(name.into());
                 builder.spawn(run).map_err(threads_failed())
             };
+            let kept = weak.clone();
             let mut threads = cache.running.threads();
+            threads.push(spawn(
+                "svol-pack",
+                Box::new(move || Packs::run(&orders, &kept)),
+            )?);
             threads.push(spawn("svol-seal", Box::new(move || sealer.run()))?);
             threads.push(spawn("svol-evict", Box::new(move || evictor.run(&weak)))?);
         }
@@ -256,6 +261,11 @@ impl Cache {
         Object {
             inner: shared.registry.get_or_insert(key, size, make),
         }
+    }
+
+    /// Returns whether anybody in this process holds the object named by `key`.
+    pub fn is_held(&self, key: &ObjectKey) -> bool {
+        self.shared().registry.is_held(key)
     }
 
     /// Returns what the cache holds and what was done with it. Asks the index: milliseconds.
@@ -327,6 +337,9 @@ impl Cache {
 
     /// Commits to the index all that was done so far.
     pub fn flush(&self) -> Result<(), Error> {
+        if let Some(disk) = &self.shared().disk {
+            disk.packs.flush();
+        }
         self.commit(Change::Flush)
     }
 
@@ -365,9 +378,10 @@ impl Running {
         }
         disk.sealer.stop();
         disk.evictor.stop();
-        disk.packs.close();
+        disk.packs.stop();
         let index = threads.remove(0);
         crate::sync::join(threads, deadline);
+        disk.packs.close();
         disk.index.stop();
         crate::sync::join(vec![index], deadline);
     }

@@ -214,12 +214,14 @@ impl Fill {
         shared.memory.insert(&self.inner.key, WHOLE, bytes.clone());
         self.inner.changed();
         let target = std::mem::replace(&mut self.target, Target::Memory);
-        if let (Target::Pack(guard), Some(disk)) = (target, self.inner.disk())
-            && disk.packs.store(disk, &self.inner.key, &bytes, guard)
-        {
-            return;
+        let counters = &shared.counters;
+        match (target, self.inner.disk()) {
+            (Target::Pack(guard), Some(disk)) => {
+                let packs = &disk.packs;
+                packs.store(disk, counters, &self.inner.key, &bytes, guard);
+            }
+            _ => counters.unkept_bytes.add(bytes.len() as u64),
         }
-        shared.counters.unkept_bytes.add(bytes.len() as u64);
     }
 
     /// Tells the index what the files take by now.

@@ -136,6 +136,12 @@ impl Object {
         Fill::start(Arc::clone(inner), range, aside)
     }
 
+    /// Returns whether bringing the last bytes of a small object may have to wait for the disk:
+    /// many are waiting to be stored.
+    pub fn is_behind(&self) -> bool {
+        self.inner.disk().is_some_and(|disk| disk.packs.is_behind())
+    }
+
     /// Forgets all that is here of the object, since its owner found that it is not what was
     /// promised: all of it is missing again, for every process. Equal content of other objects
     /// goes with it. Blocks on the local disk.

@@ -5,10 +5,15 @@
 //! crash leaves is space that nobody refers to, which goes with the pack. Each load is verified
 //! against the content's hash.
 //!
+//! What comes is stored by a thread behind those who bring it, who have it in memory until then: a
+//! hand-over to the disk and back for each would cost more than the write.
+//!
 //! Lock order: `appender` and `readers` are never held together. `appender` is held over the write
 //! of one content (at most 64 KiB); only those who store small objects need it.
 
-use crate::sync::{Arc, Mutex, PoisonError};
+use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use crate::sync::{Arc, Mutex, PoisonError, Weak};
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -16,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::cache::Disk;
+use crate::cache::{Disk, Shared};
 use crate::clock;
 use crate::dir;
 use crate::failpoint;
@@ -44,12 +49,42 @@ const TRIES: u32 = 8;
 /// How long a pack stays open, and so spared by evictors, after its last use.
 const IDLE: Duration = Duration::from_secs(30);
 
+/// Contents that wait to be stored: 4 MiB at most.
+const QUEUE: usize = 64;
+
+/// How long the first of them waits for others to be stored with.
+const LINGER: Duration = Duration::from_millis(2);
+
+/// How long one who wants all to be stored waits for those before him.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(2);
+
 pub(crate) struct Packs {
     /// The size at which a pack is full, in bytes.
     full: u64,
+    queue: SyncSender<Order>,
+    /// How many contents are in the queue.
+    queued: AtomicUsize,
     appender: Mutex<Option<Appender>>,
     readers: Mutex<Vec<Reader>>,
 }
+
+/// What the thread is told that stores.
+enum Order {
+    Store(Storing),
+    /// Tell when all before this is stored.
+    Flush(SyncSender<()>),
+    Stop,
+}
+
+/// A small object to be stored.
+struct Storing {
+    key: ObjectKey,
+    bytes: Bytes,
+    guard: RangeLock,
+}
+
+/// The thread's end of the queue.
+pub(crate) struct Orders(Receiver<Order>);
 
 struct Appender {
     id: u64,
@@ -74,11 +109,107 @@ pub(crate) enum Loaded {
 }
 
 impl Packs {
-    pub(crate) fn new(limit: u64) -> Self {
-        Self {
+    pub(crate) fn new(limit: u64) -> (Self, Orders) {
+        let (queue, orders) = sync_channel(QUEUE);
+        let packs = Self {
             full: (limit / PART).clamp(LEAST_FULL, FULL),
+            queue,
+            queued: AtomicUsize::new(0),
             appender: Mutex::default(),
             readers: Mutex::default(),
+        };
+        (packs, Orders(orders))
+    }
+
+    /// Stores what comes, until it is told to stop or the cache is gone.
+    pub(crate) fn run(Orders(orders): &Orders, shared: &Weak<Shared>) {
+        while let Ok(first) = orders.recv() {
+            // Who brings a file brings more: to wake up for each would cost more than to store it.
+            crate::sync::thread::sleep(LINGER);
+            let mut next = Some(first);
+            while next.is_some() {
+                let mut objects = Vec::new();
+                while let Some(Order::Store(object)) = next {
+                    objects.push(object);
+                    next = orders.try_recv().ok();
+                }
+                if !objects.is_empty() {
+                    let Some(shared) = shared.upgrade() else {
+                        return;
+                    };
+                    if let Some(disk) = &shared.disk {
+                        let packs = &disk.packs;
+                        packs.queued.fetch_sub(objects.len(), Ordering::Relaxed);
+                        packs.store_all(disk, &shared.counters, objects);
+                    }
+                }
+                match next.take() {
+                    Some(Order::Flush(done)) => {
+                        // Who waited may have given up.
+                        let _ = done.try_send(());
+                    }
+                    Some(Order::Stop) => return,
+                    Some(Order::Store(_)) | None => {}
+                }
+                next = orders.try_recv().ok();
+            }
+        }
+    }
+
+    /// Returns whether the next content to be stored may have to wait for the disk.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.queued.load(Ordering::Relaxed) >= QUEUE * 3 / 4
+    }
+
+    /// Has a small object stored that is in memory; at once where many wait to be. What cannot be
+    /// kept is counted. The guard, which keeps other processes from bringing the object too, is
+    /// given back when it is in the index for them to see.
+    pub(crate) fn store(
+        &self,
+        disk: &Disk,
+        counters: &Counters,
+        key: &ObjectKey,
+        bytes: &Bytes,
+        guard: RangeLock,
+    ) {
+        let object = Storing {
+            key: *key,
+            bytes: bytes.clone(),
+            guard,
+        };
+        self.queued.fetch_add(1, Ordering::Relaxed);
+        if let Err(TrySendError::Full(order) | TrySendError::Disconnected(order)) =
+            self.queue.try_send(Order::Store(object))
+        {
+            self.queued.fetch_sub(1, Ordering::Relaxed);
+            if let Order::Store(object) = order {
+                self.store_all(disk, counters, vec![object]);
+            }
+        }
+    }
+
+    /// Waits until what was given to be stored is stored, and queued for the index.
+    pub(crate) fn flush(&self) {
+        let (done, told) = sync_channel(1);
+        if self.send(Order::Flush(done)) {
+            let _ = told.recv_timeout(FLUSH_PATIENCE);
+        }
+    }
+
+    /// Makes the thread store what it has and end. Does not wait for it.
+    pub(crate) fn stop(&self) {
+        self.send(Order::Stop);
+    }
+
+    fn send(&self, mut order: Order) -> bool {
+        let deadline = Instant::now() + FLUSH_PATIENCE;
+        loop {
+            match self.queue.try_send(order) {
+                Ok(()) => return true,
+                Err(TrySendError::Full(back)) if Instant::now() < deadline => order = back,
+                Err(_) => return false,
+            }
+            crate::sync::thread::sleep(Duration::from_millis(1));
         }
     }
 
@@ -152,48 +283,56 @@ impl Packs {
         readers.retain(|reader| !all && reader.used.elapsed() < IDLE);
     }
 
-    /// Stores a small object; false when it cannot be kept. The guard, which keeps other processes
-    /// from bringing the object too, is given back when it is in the index for them to see.
-    pub(crate) fn store(
-        &self,
-        disk: &Disk,
-        key: &ObjectKey,
-        bytes: &Bytes,
-        guard: RangeLock,
-    ) -> bool {
-        let hash = blake3::hash(bytes);
-        let size = bytes.len() as u64;
-        let is_known = disk.index.blob(&hash).is_some_and(|row| row.size == size);
-        if !is_known && !disk.make_room_for_small(size) {
-            return false;
-        }
-        // Held until the change is queued, so that who takes the pack away can wait for it.
-        let mut appender = self.appender.lock().unwrap_or_else(PoisonError::into_inner);
-        let place = if is_known {
-            None
-        } else {
-            match append(disk, &mut appender, self.full, bytes) {
-                Ok(place) => Some(place),
-                Err(error) => {
-                    disk.troubles.note("write a pack", &error);
-                    return false;
+    /// Stores small objects. Those that cannot be kept are counted.
+    fn store_all(&self, disk: &Disk, counters: &Counters, objects: Vec<Storing>) {
+        let mut new_bytes = 0;
+        let mut found = Vec::with_capacity(objects.len());
+        for object in objects {
+            let hash = blake3::hash(&object.bytes);
+            let size = object.bytes.len() as u64;
+            let is_known = disk.index.blob(&hash).is_some_and(|row| row.size == size);
+            if !is_known {
+                if !disk.make_room_for_small(new_bytes + size) {
+                    counters.unkept_bytes.add(size);
+                    continue;
                 }
+                new_bytes += size;
             }
-        };
-        failpoint::pass("pack.appended");
-        let change = Change::AddSmall {
-            key: *key,
-            hash,
-            size,
-            place,
-            covered: if place.is_some() { size } else { 0 },
-        };
-        let covered = change.covered();
-        if !disk.index.send(change, Some(guard)) {
-            disk.quota.forget(covered);
-            return false;
+            found.push((object, hash, is_known));
         }
-        true
+        // Held until the changes are queued, so that who takes the pack away can wait for them.
+        let mut appender = self.appender.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut changes = Vec::with_capacity(found.len());
+        for (Storing { key, bytes, guard }, hash, is_known) in found {
+            let size = bytes.len() as u64;
+            let place = match is_known {
+                true => None,
+                false => match append(disk, &mut appender, self.full, &bytes) {
+                    Ok(place) => Some(place),
+                    Err(error) => {
+                        disk.troubles.note("write a pack", &error);
+                        counters.unkept_bytes.add(size);
+                        continue;
+                    }
+                },
+            };
+            failpoint::pass("pack.appended");
+            let change = Change::AddSmall {
+                key,
+                hash,
+                size,
+                place,
+                covered: if place.is_some() { size } else { 0 },
+            };
+            changes.push((change, guard, size));
+        }
+        for (change, guard, size) in changes {
+            let covered = change.covered();
+            if !disk.index.send(change, Some(guard)) {
+                disk.quota.forget(covered);
+                counters.unkept_bytes.add(size);
+            }
+        }
     }
 
     /// Closes a pack that is to be evicted; what was stored in it is in the index by then.

@@ -255,6 +255,9 @@ impl Inner {
         self.shared.memory.remove_object(&self.key);
         if let Some(disk) = self.disk() {
             if self.is_small() {
+                // It may be on its way there.
+                disk.packs.flush();
+                let _ = disk.index.commit(Change::Flush);
                 let blob = disk.index.object(&self.key).and_then(|row| row.blob);
                 if let Some(blob) = blob {
                     let _ = disk.index.commit(Change::DropBlob { hash: blob.hash });

@@ -51,6 +51,22 @@ pub(super) struct Failure {
     pub(super) blind: bool,
 }
 
+impl Flight {
+    pub(super) fn new(
+        id: u64,
+        started: Instant,
+        base: Option<Arc<Directory>>,
+        answer: Answer<Landed>,
+    ) -> Flight {
+        Flight {
+            id,
+            started,
+            base,
+            answer,
+        }
+    }
+}
+
 impl Failure {
     /// Returns the failure of a directory of which nothing is known.
     pub(super) fn blind(error: Error, at: Instant) -> Failure {
@@ -262,12 +278,8 @@ impl Catalogue {
         state.flights += 1;
         let id = state.flights;
         let (sender, answer) = Answer::new();
-        state.controls.entry(dir.clone()).or_default().flight = Some(Flight {
-            id,
-            started: now,
-            base: base.clone(),
-            answer: answer.clone(),
-        });
+        let flight = Flight::new(id, now, base.clone(), answer.clone());
+        state.controls.entry(dir.clone()).or_default().flight = Some(flight);
         let (this, dir) = (self.clone(), dir.clone());
         tokio::spawn(async move {
             let _permit = permit;
@@ -328,15 +340,9 @@ impl Catalogue {
             invalid_at,
         } = stored;
         let now = Instant::now();
-        let age = Timestamp::now().0.checked_sub(found.listed_at().0);
-        // A date in the future is a clock that went back: nobody knows how old the listing is.
-        let age = age.and_then(|age| u64::try_from(age).ok());
-        let left = self.policy.refresh.map(|refresh| {
-            age.map_or(Duration::ZERO, |age| {
-                refresh.saturating_sub(Duration::from_nanos(age))
-            })
-        });
-        let of_this_mount = age.is_some() && found.listed_at() >= self.started;
+        let left = self.left_of(found.listed_at());
+        let in_the_past = Timestamp::now().since(found.listed_at()).is_some();
+        let of_this_mount = in_the_past && found.listed_at() >= self.started;
 
         let mut state = self.state();
         state.land(dir, id);
@@ -370,6 +376,14 @@ impl Catalogue {
             self.start(&mut state, dir, Some(found.clone()), now, Some(permit));
         }
         Some(found)
+    }
+
+    /// Returns for how long a listing of `listed_at` is still trusted; nothing: for good.
+    pub(super) fn left_of(&self, listed_at: Timestamp) -> Option<Duration> {
+        // A date in the future is a clock that went back: nobody knows how old the listing is.
+        let age = Timestamp::now().since(listed_at);
+        let left = |refresh: Duration| age.map(|age| refresh.saturating_sub(age));
+        Some(left(self.policy.refresh?).unwrap_or_default())
     }
 
     /// The flight that asks the source.

@@ -215,7 +215,7 @@ impl Catalogue {
     }
 
     /// Returns whether the parent's listing in memory is trusted and has no such directory.
-    fn is_unlisted(&self, dir: &RelPath) -> bool {
+    pub(super) fn is_unlisted(&self, dir: &RelPath) -> bool {
         let (Some(parent), Some(name)) = (dir.parent(), dir.file_name()) else {
             return false;
         };

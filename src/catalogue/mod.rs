@@ -8,12 +8,15 @@
 //! - However many ask for a directory, its source is asked once.
 //! - What an earlier mount knew is served at once, without a request, and revalidated behind the
 //!   readers' backs when it is older than the refresh interval.
+//! - Whoever walks the tree finds the next directories listed already, where many can be listed at
+//!   once (`ahead`).
 //! - No reader waits longer than [`Policy::patience`] where an older listing is at hand, unless
 //!   that listing is known to be wrong.
 //!
-//! Lock order: `state`, then nothing. No lock is held while a listener is called, a query runs or
+//! Lock order: `state`, then `walks`, then nothing. No lock is held while a listener is called, a query runs or
 //! anything is awaited.
 
+mod ahead;
 mod db;
 mod directory;
 mod entries;
@@ -24,6 +27,7 @@ mod landing;
 mod refresh;
 #[cfg(test)]
 mod tests;
+mod walk;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -41,6 +45,7 @@ use crate::path::{Name, RelPath};
 use crate::rows::Room;
 use crate::source::{Error, Result, Source};
 use flight::Control;
+use walk::Walks;
 
 /// How long an error of a directory of which nothing is known is repeated instead of asking again.
 const ERROR_MEMORY: Duration = Duration::from_secs(1);
@@ -149,6 +154,12 @@ pub struct Counts {
     pub stats: u64,
     /// Directories found in SQLite.
     pub loaded: u64,
+    /// Of `listings`, directories that nobody had asked for yet.
+    pub ahead: u64,
+    /// Directories that were listed or loaded ahead and then opened.
+    pub ahead_used: u64,
+    /// Directories that were listed or loaded ahead in vain.
+    pub ahead_wasted: u64,
 }
 
 #[derive(Default)]
@@ -159,6 +170,7 @@ struct Counters {
     stale_served: AtomicU64,
     stats: AtomicU64,
     loaded: AtomicU64,
+    ahead: AtomicU64,
 }
 
 fn bump(counter: &AtomicU64) {
@@ -183,6 +195,7 @@ pub struct Catalogue {
     changes: AtomicU64,
     counters: Counters,
     totals: Mutex<Option<(Instant, (u64, u64))>>,
+    walks: Mutex<Walks>,
 }
 
 /// What is under way or went wrong. Directories in good order have no entry here.
@@ -194,6 +207,8 @@ struct State {
     flights: u64,
     last_success: Option<Timestamp>,
     last_error: Option<(Timestamp, Error)>,
+    /// When it was last said that all is to be asked again.
+    refreshed: Option<Instant>,
 }
 
 impl Catalogue {
@@ -215,6 +230,7 @@ impl Catalogue {
             changes: AtomicU64::new(0),
             counters: Counters::default(),
             totals: Mutex::default(),
+            walks: Mutex::default(),
         })
     }
 
@@ -254,7 +270,9 @@ impl Catalogue {
             stale_served,
             stats,
             loaded,
+            ahead,
         } = &self.counters;
+        let (ahead_used, ahead_wasted) = lock(&self.walks).counts();
         Counts {
             listings: get(listings),
             revalidations: get(revalidations),
@@ -262,6 +280,9 @@ impl Catalogue {
             stale_served: get(stale_served),
             stats: get(stats),
             loaded: get(loaded),
+            ahead: get(ahead),
+            ahead_used,
+            ahead_wasted,
         }
     }
 

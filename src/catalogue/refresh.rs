@@ -66,6 +66,9 @@ impl Catalogue {
     /// keeps what was known, and is in the report.
     pub async fn refresh(self: &Arc<Self>, dir: &RelPath, recursive: bool) -> RefreshReport {
         let mut report = RefreshReport::default();
+        // What is listed ahead lands no more if it was asked for before.
+        self.state().refreshed = Some(Instant::now());
+        super::lock(&self.walks).clear();
         let mut dirs = vec![dir.clone()];
         if recursive {
             dirs.extend(

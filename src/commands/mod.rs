@@ -11,8 +11,10 @@ pub mod look;
 pub mod mount;
 pub mod status;
 
-/// Threads that do async work: the protocol and TLS of two fast links.
-const WORKERS: usize = 4;
+/// Threads that do async work, at least and at most: one that waits for something is another's
+/// turn, and more than there are processors only wake each other up. Four do the protocol and TLS
+/// of two fast links.
+const WORKERS: (usize, usize) = (2, 4);
 
 /// Threads for blocking work (the disk, hashing) at most.
 const BLOCKING: usize = 32;
@@ -75,8 +77,10 @@ impl From<std::io::Error> for Failure {
 
 /// Returns the runtime that a command works on.
 pub fn runtime() -> Result<Runtime, Failure> {
+    let processors = std::thread::available_parallelism().map_or(WORKERS.1, usize::from);
+    let workers = processors.clamp(WORKERS.0, WORKERS.1);
     tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(WORKERS)
+        .worker_threads(workers)
         .max_blocking_threads(BLOCKING)
         .thread_name("svol")
         .enable_all()

@@ -1,6 +1,6 @@
 //! Getting missing bytes: which requests, once each, resumed, bounded, and ahead of need.
 //!
-//! [`plan`] and [`window`] decide and do no IO. [`Remote`] is one pinned object with its cached
+//! [`plan`], [`window`] and [`siblings`] decide and do no IO. [`Remote`] is one pinned object with its cached
 //! part; it knows which of its ranges are in flight in this process (the cache knows it of other
 //! processes) and wakes readers as bytes land.
 //!
@@ -14,13 +14,17 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 mod claims;
 mod flight;
+mod pace;
 pub mod plan;
 mod pour;
 mod remote;
 mod share;
+pub mod siblings;
+mod turns;
 pub mod window;
 
-pub use remote::{Followed, Pin, Remote};
+pub use remote::{Ahead, Followed, Pin, Remote};
+pub use turns::Turns;
 
 use crate::memory::Budget;
 use share::{Buffers, Unkept};
@@ -90,9 +94,20 @@ impl Fetcher {
         self.buffers.used()
     }
 
+    /// Returns whether readers wait for requests.
+    fn is_demanded(&self) -> bool {
+        self.demanded.load(Ordering::Relaxed) > 0
+    }
+
+    /// Returns whether nothing is to be fetched ahead now: readers could use all connections, or
+    /// the disk keeps nothing and what came for some drives out what came for others.
+    pub fn is_busy(&self) -> bool {
+        self.demanded.load(Ordering::Relaxed) >= self.busy || self.unkept.is_crowded()
+    }
+
     /// Returns leave for one prefetch request, if readers leave room for it.
     fn leave_ahead(&self) -> Option<OwnedSemaphorePermit> {
-        if self.demanded.load(Ordering::Relaxed) >= self.busy || self.unkept.is_crowded() {
+        if self.is_busy() {
             return None;
         }
         self.ahead.clone().try_acquire_owned().ok()
@@ -104,6 +119,13 @@ impl Counters {
     pub fn hit(&self, bytes: usize) {
         add(&self.hits, 1);
         add(&self.hit_bytes, bytes as u64);
+    }
+
+    /// Counts bytes that were fetched before anybody asked: `used` of them were read by now, and
+    /// `wasted` will not be.
+    pub fn prefetched(&self, used: u64, wasted: u64) {
+        add(&self.prefetch_used, used);
+        add(&self.prefetch_wasted, wasted);
     }
 
     /// Counts a read that waited for a source.

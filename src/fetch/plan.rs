@@ -6,9 +6,9 @@ use std::ops::Range;
 /// their own: at 100 MB/s a request's 1 ms is worth about this much.
 const COALESCE_GAP: u64 = 64 << 10;
 
-/// The largest single request in bytes. Larger ones save nothing (a stream costs the same per
-/// byte) and make a failure dearer.
-pub const MAX_REQUEST: u64 = 4 << 20;
+/// The largest single request in bytes. Larger ones save nothing (a request costs some 100 us, this
+/// many bytes 10 ms of a processor), and fewer than the window holds would not fill a link.
+pub const MAX_REQUEST: u64 = 8 << 20;
 
 /// The smallest piece that a large run is cut into, so that several connections share it.
 const MIN_PIECE: u64 = 1 << 20;
@@ -99,7 +99,7 @@ mod tests {
     #[test]
     fn large_runs_are_shared_out() {
         assert_eq!(requests(&[0..8 << 20], &[]).len(), 4);
-        assert_eq!(requests(&[0..64 << 20], &[]).len(), 16);
+        assert_eq!(requests(&[0..64 << 20], &[]).len(), 8);
         assert_eq!(requests(&[0..1 << 20], &[]).len(), 1);
     }
 

@@ -15,12 +15,13 @@ use super::share::Buffers;
 use crate::source::{Error, Result};
 
 /// Bytes gathered from a body at most before they are handed to a blocking thread to be hashed
-/// and written: large enough that the hand-over (some 10 us) is lost in the work (some 100 us).
-pub(super) const BATCH: usize = 512 << 10;
+/// and written: large enough that the hand-over (some 10 us) is lost in the work (some 200 us).
+pub(super) const BATCH: usize = 1 << 20;
 
 /// How long a batch waits to become full, counted from its first bytes: each hand-over costs two
-/// switches of threads, and a body comes in pieces of a few KiB at first. A reader may wait for it.
-const LINGER: Duration = Duration::from_millis(1);
+/// switches of threads, and a body comes in pieces of a few KiB at first. First while a reader may
+/// wait for it, and then while none does.
+const LINGER: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(8));
 
 /// A body that ended too early.
 pub(super) struct Broken {
@@ -72,31 +73,40 @@ impl<'a> Batch<'a> {
     }
 }
 
+/// A batch that is being written.
+struct Writing<'a> {
+    task: JoinHandle<Result<Claims>>,
+    bytes: usize,
+    _share: Option<SemaphorePermit<'a>>,
+}
+
 /// Writes a body into the claimed runs, on blocking threads, while more of it arrives: what has
 /// come is written as soon as what came before is and [`LINGER`] is over, in batches of up to
-/// [`BATCH`]. `demanded` says whether a reader waits for it; `landed` is called whenever bytes can be read.
+/// [`BATCH`]. `demanded` says whether a reader waits for it; `landed` is told whenever bytes can be
+/// read, and how many.
 pub(super) async fn pour(
     mut body: BoxStream<'static, Result<Bytes>>,
     claims: Claims,
     budget: &Buffers,
     demanded: &AtomicBool,
-    landed: impl Fn(),
+    landed: impl Fn(usize),
 ) -> std::result::Result<(), Broken> {
     let mut claims = Some(claims);
-    let mut writing: Option<(JoinHandle<Result<Claims>>, Option<SemaphorePermit<'_>>)> = None;
+    let mut writing: Option<Writing<'_>> = None;
     let mut batch = Batch::default();
     let mut written = 0;
     let mut ended: Option<Option<Error>> = None;
     loop {
-        if let Some((task, _share)) = &mut writing {
+        if let Some(Writing { task, bytes, .. }) = &mut writing {
             tokio::select! {
                 result = task => {
+                    let bytes = *bytes;
                     writing = None;
                     match result.unwrap_or_else(|e| Err(Error::lied(e.to_string()))) {
                         Ok(back) => claims = Some(back),
                         Err(error) => return Err(Broken::for_good(error)),
                     }
-                    landed();
+                    landed(bytes);
                 }
                 next = body.next(), if ended.is_none() && !batch.is_full() => match next {
                     Some(Ok(chunk)) => batch.take(chunk, budget, demanded),
@@ -123,7 +133,11 @@ pub(super) async fn pour(
             continue;
         }
         if ended.is_none() && !batch.is_full() {
-            let until = batch.since.unwrap_or_else(Instant::now) + LINGER;
+            let linger = match demanded.load(Ordering::Relaxed) {
+                true => LINGER.0,
+                false => LINGER.1,
+            };
+            let until = batch.since.unwrap_or_else(Instant::now) + linger;
             match tokio::time::timeout_at(until, body.next()).await {
                 Ok(Some(Ok(chunk))) => {
                     batch.take(chunk, budget, demanded);
@@ -146,6 +160,10 @@ pub(super) async fn pour(
             }
             Ok(filling)
         });
-        writing = Some((task, full.share));
+        writing = Some(Writing {
+            task,
+            bytes: full.bytes,
+            _share: full.share,
+        });
     }
 }

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use svol_cache::{Object, Sealed};
@@ -14,15 +14,25 @@ use tracing::debug;
 
 use super::claims::Claims;
 use super::flight::Flight;
+use super::pace::Pace;
 use super::pour::{self, BATCH, Broken};
+use super::siblings::SMALL;
 use super::window::Advice;
-use super::{Counters, Fetcher, add, plan};
+use super::{Counters, Fetcher, plan};
 use crate::entry::{Digest, Entry};
 use crate::path::RelPath;
 use crate::source::{Error, ErrorKind, Result, Source, progress};
 
+mod ahead;
+mod small;
+
+pub use ahead::Ahead;
+
 /// How often in a row a body that broke off with little to show is taken up again where it ended.
 const RESUMES: u32 = 4;
+
+/// What little is, in bytes.
+const LITTLE: usize = 512 << 10;
 
 /// For how long a reader's time-out is that of the next one too, unless bytes come. After a failed
 /// read-ahead the kernel asks for the first page once more at once, and its caller would wait twice.
@@ -85,6 +95,8 @@ pub struct Remote {
     flights: Mutex<Vec<Arc<Flight>>>,
     /// When bytes last came. A leaf.
     progress: Mutex<Instant>,
+    /// How fast they come. A leaf.
+    pace: Mutex<Pace>,
     /// When a reader last waited in vain, and what it was told. A leaf.
     gave_up: Mutex<Option<(Instant, Error)>>,
     /// Set once the server sent all when asked for a part: from then on it is asked by one flight
@@ -128,6 +140,7 @@ impl Remote {
             promised: AtomicU64::new(NEVER),
             flights: Mutex::new(Vec::new()),
             progress: Mutex::new(Instant::now()),
+            pace: Mutex::default(),
             gave_up: Mutex::default(),
             whole_only: AtomicBool::new(false),
             whole_turn: Arc::default(),
@@ -152,6 +165,11 @@ impl Remote {
     /// Returns what it is pinned to, with its validator as soon as one is known.
     pub fn entry(&self) -> &Entry {
         self.learnt.get().unwrap_or(&self.pin.entry)
+    }
+
+    /// Returns what it was pinned to when it was made.
+    pub fn pinned_entry(&self) -> &Entry {
+        &self.pin.entry
     }
 
     /// Fills `buf` from `offset` on if all of it is here and verified; never waits for a source.
@@ -237,8 +255,7 @@ impl Remote {
 
     /// Starts what a window advises, in the background, as far as readers leave room for it.
     pub fn follow(self: &Arc<Self>, advice: &Advice) -> Followed {
-        add(&self.counters.prefetch_used, advice.used);
-        add(&self.counters.prefetch_wasted, advice.wasted);
+        self.counters.prefetched(advice.used, advice.wasted);
         let Some(range) = &advice.prefetch else {
             return Followed::Started;
         };
@@ -248,6 +265,15 @@ impl Remote {
             (_, None) => Followed::Started,
             (_, Some(refused)) => Followed::Refused(refused),
         }
+    }
+
+    /// Returns how far ahead of a reader it is worth fetching, in bytes.
+    pub fn window(&self) -> u64 {
+        self.pace().window()
+    }
+
+    fn pace(&self) -> MutexGuard<'_, Pace> {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn url(&self) -> String {
@@ -405,6 +431,9 @@ impl Remote {
 
     /// Fetches a flight's range, after whoever else fetches some of it in another process.
     async fn carry(self: &Arc<Self>, flight: &Flight) -> Result<()> {
+        if self.size() <= SMALL && self.bring_small(&flight.demanded).await? {
+            return Ok(());
+        }
         let range = flight.range.clone();
         let began = Instant::now();
         let mut pause = POLL.0;
@@ -468,7 +497,9 @@ impl Remote {
             let reading = self
                 .source
                 .read(&self.pin.path, self.entry(), range.clone());
+            let sent = Instant::now();
             let body = self.while_alive(reading).await?;
+            self.pace().answered(sent.elapsed());
             self.learn(&body)?;
             if body.range != range {
                 if body.range != (0..self.size()) {
@@ -494,7 +525,10 @@ impl Remote {
                 };
             }
             let body = body.checked().stream;
-            let landed = || self.progressed();
+            let landed = |bytes| {
+                self.pace().arrived(bytes as u64, Instant::now().into_std());
+                self.progressed();
+            };
             let (buffers, demanded) = (&self.fetcher.buffers, &flight.demanded);
             match pour::pour(body, claims, buffers, demanded, landed).await {
                 Ok(()) => return Ok(true),
@@ -503,7 +537,7 @@ impl Remote {
                     claims: left,
                     written,
                 }) => {
-                    resumes = if written < BATCH { resumes + 1 } else { 0 };
+                    resumes = if written < LITTLE { resumes + 1 } else { 0 };
                     let Some(left) = left.filter(|_| resumes <= RESUMES) else {
                         return Err(error);
                     };

@@ -10,9 +10,6 @@ use std::ops::Range;
 /// The smallest read-ahead worth a request, in bytes.
 const MIN_AHEAD: u64 = 256 << 10;
 
-/// The largest window in bytes: enough for 4 Gbit/s at a round trip of 30 ms.
-const MAX_AHEAD: u64 = 16 << 20;
-
 /// How far behind the front of a run a request may arrive and still belong to it: the kernel keeps
 /// about this much in flight.
 const REORDER: u64 = 2 << 20;
@@ -28,8 +25,10 @@ pub struct Window {
     issued: u64,
     /// The start of what was asked for ahead and not yet read.
     unread: u64,
-    /// The largest window now: halved by waste, doubled by use.
+    /// The largest window now, if waste has lowered it: halved by waste, doubled by use.
     ceiling: u64,
+    /// The last window.
+    window: u64,
 }
 
 /// What to do after a read.
@@ -50,14 +49,16 @@ impl Default for Window {
             run: 0,
             issued: 0,
             unread: 0,
-            ceiling: MAX_AHEAD,
+            ceiling: u64::MAX,
+            window: MIN_AHEAD,
         }
     }
 }
 
 impl Window {
-    /// Takes note of a read of `range` (not empty) in an object of `size` bytes.
-    pub fn on_read(&mut self, range: Range<u64>, size: u64) -> Advice {
+    /// Takes note of a read of `range` (not empty) in an object of `size` bytes. The window is to be
+    /// no larger than `most` bytes.
+    pub fn on_read(&mut self, range: Range<u64>, size: u64, most: u64) -> Advice {
         let mut advice = Advice::default();
         let len = range.end - range.start;
         let gap_allowed = len.max(self.run / 2).min(REORDER);
@@ -80,7 +81,7 @@ impl Window {
             self.unread = range.end;
             return advice;
         }
-        advice.prefetch = self.ahead(len, size);
+        advice.prefetch = self.ahead(len, size, most);
         advice
     }
 
@@ -103,7 +104,7 @@ impl Window {
     pub fn abandon(&mut self) -> u64 {
         let wasted = self.issued.saturating_sub(self.unread.max(self.front));
         if wasted > 0 {
-            self.ceiling = (self.ceiling / 2).max(MIN_AHEAD);
+            self.ceiling = (self.window / 2).max(MIN_AHEAD);
         }
         self.run = 0;
         self.issued = 0;
@@ -116,17 +117,19 @@ impl Window {
         let used = upto.saturating_sub(self.unread);
         if used > 0 {
             self.unread = upto;
-            self.ceiling = (self.ceiling + used).min(MAX_AHEAD);
+            self.ceiling = self.ceiling.saturating_add(used);
         }
         used
     }
 
-    fn ahead(&mut self, len: u64, size: u64) -> Option<Range<u64>> {
+    fn ahead(&mut self, len: u64, size: u64, most: u64) -> Option<Range<u64>> {
         // One read proves nothing: a header is read just so.
         if self.run <= len {
             return None;
         }
-        let window = (2 * self.run).clamp(MIN_AHEAD, self.ceiling);
+        let most = self.ceiling.min(most).max(MIN_AHEAD);
+        let window = (2 * self.run).clamp(MIN_AHEAD, most);
+        self.window = window;
         let start = self.issued.max(self.front);
         let end = (self.front + window).min(size);
         // Wait until half the window is used up, so that requests stay large.
@@ -148,15 +151,16 @@ mod tests {
     use proptest::prelude::*;
 
     const SIZE: u64 = 1 << 30;
+    const MOST: u64 = 16 << 20;
 
     #[test]
     fn one_read_proves_nothing() {
         assert_eq!(
-            Window::default().on_read(0..131_072, SIZE),
+            Window::default().on_read(0..131_072, SIZE, MOST),
             Advice::default()
         );
         assert_eq!(
-            Window::default().on_read(9_000_000..9_004_096, SIZE),
+            Window::default().on_read(9_000_000..9_004_096, SIZE, MOST),
             Advice::default()
         );
     }
@@ -166,13 +170,13 @@ mod tests {
         let mut window = Window::default();
         let mut ahead = 0;
         for i in 0..1024u64 {
-            let advice = window.on_read(i * 131_072..(i + 1) * 131_072, SIZE);
+            let advice = window.on_read(i * 131_072..(i + 1) * 131_072, SIZE, MOST);
             if let Some(range) = advice.prefetch {
                 assert!(range.start >= (i + 1) * 131_072 || range.start >= ahead);
                 ahead = range.end;
             }
         }
-        assert!(ahead >= 1024 * 131_072 + MAX_AHEAD / 2);
+        assert!(ahead >= 1024 * 131_072 + MOST / 2);
     }
 
     #[test]
@@ -180,7 +184,7 @@ mod tests {
         let mut window = Window::default();
         let mut fetched = false;
         for i in [1u64, 0, 3, 2, 5, 4, 7, 6, 9, 8] {
-            let advice = window.on_read(i * 131_072..(i + 1) * 131_072, SIZE);
+            let advice = window.on_read(i * 131_072..(i + 1) * 131_072, SIZE, MOST);
             assert_eq!(advice.wasted, 0);
             fetched |= advice.prefetch.is_some();
         }
@@ -190,10 +194,16 @@ mod tests {
     #[test]
     fn what_was_refused_is_advised_again_and_no_waste() {
         let mut window = Window::default();
-        window.on_read(0..131_072, SIZE);
-        let first = window.on_read(131_072..262_144, SIZE).prefetch.unwrap();
+        window.on_read(0..131_072, SIZE, MOST);
+        let first = window
+            .on_read(131_072..262_144, SIZE, MOST)
+            .prefetch
+            .unwrap();
         window.refused(first.start);
-        let next = window.on_read(262_144..393_216, SIZE).prefetch.unwrap();
+        let next = window
+            .on_read(262_144..393_216, SIZE, MOST)
+            .prefetch
+            .unwrap();
         assert_eq!(next.start, 393_216);
         window.refused(next.start + 100_000);
         assert_eq!(window.abandon(), 100_000);
@@ -205,13 +215,13 @@ mod tests {
         let mut end = 0;
         for i in 0..8u64 {
             if let Some(p) = window
-                .on_read(i * 131_072..(i + 1) * 131_072, SIZE)
+                .on_read(i * 131_072..(i + 1) * 131_072, SIZE, MOST)
                 .prefetch
             {
                 end = p.end;
             }
         }
-        let advice = window.on_read(700_000_000..700_004_096, SIZE);
+        let advice = window.on_read(700_000_000..700_004_096, SIZE, MOST);
         assert_eq!(advice.wasted, end - 8 * 131_072);
         assert_eq!(advice.prefetch, None);
     }
@@ -226,7 +236,7 @@ mod tests {
                 let at = block * 4096;
                 if last.is_some_and(|l| at.abs_diff(l) <= 2 * REORDER) { continue; }
                 last = Some(at);
-                prop_assert_eq!(window.on_read(at..at + 4096, SIZE).prefetch, None);
+                prop_assert_eq!(window.on_read(at..at + 4096, SIZE, MOST).prefetch, None);
             }
         }
 
@@ -240,7 +250,7 @@ mod tests {
             for (at, len) in reads {
                 let end = (at + len).min(size);
                 read += end - at;
-                if let Some(range) = window.on_read(at..end, size).prefetch {
+                if let Some(range) = window.on_read(at..end, size, MOST).prefetch {
                     prop_assert!(range.start < range.end && range.end <= size);
                     prop_assert!(range.end - range.start <= (2 * read).max(MIN_AHEAD));
                 }

@@ -186,12 +186,13 @@ fn reply_absent(reply: ReplyEntry, ttl: Duration) {
 
 impl Filesystem for Fuse {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        // Each is asked for on its own: an old kernel that lacks one still gets the others.
+        // Each is asked for on its own: an old kernel that lacks one still gets the others. Entries
+        // always come with attributes (no FUSE_READDIRPLUS_AUTO): those who read a whole directory
+        // before they look at its files (find, tar, du) would look up each of them.
         for wanted in [
             InitFlags::FUSE_ASYNC_READ,
             InitFlags::FUSE_PARALLEL_DIROPS,
             InitFlags::FUSE_DO_READDIRPLUS,
-            InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_CACHE_SYMLINKS,
             InitFlags::FUSE_MAX_PAGES,
         ] {
@@ -456,6 +457,10 @@ impl Filesystem for Fuse {
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        // There are no labels and no capabilities: said like this, `ls -l` asks for one file only.
+        if name.as_bytes().starts_with(b"security.") {
+            return reply.error(Errno::EOPNOTSUPP);
+        }
         let value = match name.to_str() {
             Some(name) => self.vfs.xattr(ino.0, name),
             None => Err(vfs::Error::NoAttribute),
@@ -468,13 +473,10 @@ impl Filesystem for Fuse {
         }
     }
 
-    fn listxattr(&self, _req: &Request, _ino: INodeNo, size: u32, reply: ReplyXattr) {
-        // Readable but not listed, so that `cp -a` copies none of them.
-        if size == 0 {
-            reply.size(0);
-        } else {
-            reply.data(&[]);
-        }
+    fn listxattr(&self, _req: &Request, _ino: INodeNo, _size: u32, reply: ReplyXattr) {
+        // Readable but not listed, so that `cp -a` copies none of them. Said like this, the kernel
+        // does not ask again: `ls -l` and `cp -a` list those of each file.
+        reply.error(Errno::ENOSYS);
     }
 
     // The kernel refuses writes on a read-only mount by itself; these are for what still gets here.

@@ -262,6 +262,15 @@ impl Namespace {
         self.merge(dir, &parts, views)
     }
 
+    /// Takes note that a reader opened a directory and got `listing`: whoever walks the tree finds
+    /// what comes next listed. Never waits; what has to be asked runs on `runtime`.
+    pub fn opened(&self, listing: &Merged, runtime: &tokio::runtime::Handle) {
+        for (part, known) in &listing.core.known {
+            let catalogue = &self.layers[part.layer].catalogue;
+            catalogue.opened(&part.path, known, runtime);
+        }
+    }
+
     /// Returns the layers that have something in directory `dir` and where, the last layer first,
     /// as far as memory can tell.
     pub fn peek_sources(&self, dir: &RelPath) -> Vec<(usize, RelPath)> {

@@ -14,9 +14,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
 
-use super::{Body, Error, ErrorKind, Listing, ListingBuilder, Result, Source};
+use super::sweep::{Key, Keys, Start};
+use super::{Body, Error, ErrorKind, Listing, ListingBuilder, Recursive, Result, Source};
 use crate::entry::{Entry, Timestamp, Version};
-use crate::path::{Name, RelPath};
+use crate::path::{BadName, Name, RelPath};
 
 /// A tree in memory. Share it in an [`Arc`] and change it while it is in use.
 #[derive(Debug, Default)]
@@ -26,6 +27,7 @@ pub struct MemorySource {
     lists: AtomicU64,
     stats: AtomicU64,
     reads: AtomicU64,
+    pages: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -36,6 +38,20 @@ struct Tree {
     broken: HashMap<RelPath, ErrorKind>,
     delay: Duration,
     coarse: bool,
+    recursive: Option<Sweeping>,
+}
+
+/// How all below a directory is listed at once.
+#[derive(Debug, Clone, Copy)]
+pub struct Sweeping {
+    /// Keys in a page.
+    pub page: usize,
+    /// Whether pages are made and do not come, until this is set anew.
+    pub held: bool,
+    /// Whether directories come before what sorts before a slash, as where a file system lists.
+    pub unordered: bool,
+    /// What pages fail with.
+    pub error: Option<ErrorKind>,
 }
 
 #[derive(Debug, Clone)]
@@ -122,6 +138,16 @@ impl MemorySource {
     /// not equal the one that [`Source::stat`] tells.
     pub fn set_coarse(&self, coarse: bool) {
         self.tree().coarse = coarse;
+    }
+
+    /// Lets it list many directories at once, or not.
+    pub fn set_recursive(&self, how: Option<Sweeping>) {
+        self.tree().recursive = how;
+    }
+
+    /// Returns how many pages of many directories were asked for.
+    pub fn pages(&self) -> u64 {
+        self.pages.load(Ordering::SeqCst)
     }
 
     /// Returns how many listings were asked for.
@@ -263,6 +289,11 @@ impl Source for MemorySource {
         .await
     }
 
+    fn recursive(&self) -> Option<&dyn Recursive> {
+        self.tree().recursive?;
+        Some(self)
+    }
+
     async fn stat(&self, path: &RelPath) -> Result<Entry> {
         self.stats.fetch_add(1, Ordering::SeqCst);
         self.answer(path, |tree| {
@@ -307,5 +338,57 @@ impl Source for MemorySource {
             validator: version.strong.then_some(version.token),
             stream: futures::stream::iter([Ok(part)]).boxed(),
         })
+    }
+}
+
+#[async_trait]
+impl Recursive for MemorySource {
+    async fn keys(&self, dir: &RelPath, from: &Start) -> Result<Keys> {
+        self.pages.fetch_add(1, Ordering::SeqCst);
+        let how = self.tree().recursive;
+        let Some(how) = how else {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                "it lists one directory at a time",
+            ));
+        };
+        if let Some(kind) = how.error {
+            return Err(Error::new(kind, "a page was told to fail"));
+        }
+        let page = self.answer(dir, |tree| {
+            let mut keys: Vec<Key> = tree
+                .below(dir)
+                .filter_map(|(path, node)| {
+                    let below = path.strip_prefix(dir)?;
+                    let entry = tree.entry(path.file_name()?, node, tree.coarse);
+                    Some(match node {
+                        Node::Dir => Key {
+                            key: format!("{}/", below.as_str()),
+                            size: 0,
+                            entry: Err(BadName::Empty),
+                        },
+                        _ => Key {
+                            key: below.as_str().to_owned(),
+                            size: entry.size.unwrap_or(0),
+                            entry: Ok(entry),
+                        },
+                    })
+                })
+                .collect();
+            if !how.unordered {
+                keys.sort_by(|a, b| a.key.cmp(&b.key));
+            }
+            let (Start::Key(start) | Start::Token(start)) = from;
+            keys.retain(|key| key.key > *start);
+            let more = keys.len() > how.page;
+            keys.truncate(how.page);
+            let next = keys.last().filter(|_| more).map(|key| key.key.clone());
+            Ok(Keys { keys, next })
+        });
+        let page = page.await;
+        while self.tree().recursive.is_some_and(|how| how.held) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        page
     }
 }

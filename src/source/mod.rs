@@ -25,11 +25,13 @@ pub mod memory;
 pub(crate) mod progress;
 pub mod s3;
 mod secret;
+pub mod sweep;
 mod wire;
 
 pub use error::{Error, ErrorKind, Result};
 pub use listing::{ListingBuilder, PackedListing};
 pub use secret::Secret;
+pub use sweep::Recursive;
 
 /// One remote place: a bucket prefix, an HTTP tree, a local directory.
 ///
@@ -76,6 +78,11 @@ pub trait Source: Send + Sync + 'static {
             (Some(before), Some(now)) if before != now
         );
         before.version == now.version && !validators_differ
+    }
+
+    /// Returns the ability to list many directories with one request.
+    fn recursive(&self) -> Option<&dyn Recursive> {
+        None
     }
 
     /// Returns the ability to be read in place, without a cache.

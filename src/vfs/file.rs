@@ -3,6 +3,7 @@
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::ahead::{Ahead, Trace};
 use super::error::{Error, Result};
 use super::node::Node;
 use crate::entry::Entry;
@@ -18,9 +19,38 @@ const SMALL: u64 = 64 << 10;
 #[derive(Debug)]
 pub(super) enum OpenFile {
     /// Fetched block by block into the cache.
-    Remote(Arc<Remote>),
+    Remote(RemoteFile),
     /// On this machine already: read in place.
     InPlace(InPlaceFile),
+}
+
+/// A file that is fetched.
+pub(super) struct RemoteFile {
+    pub(super) remote: Arc<Remote>,
+    trace: Trace,
+    ahead: Arc<Ahead>,
+}
+
+impl std::fmt::Debug for RemoteFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.remote.fmt(f)
+    }
+}
+
+impl RemoteFile {
+    pub(super) fn new(remote: Arc<Remote>, trace: Trace, ahead: Arc<Ahead>) -> RemoteFile {
+        RemoteFile {
+            remote,
+            trace,
+            ahead,
+        }
+    }
+}
+
+impl Drop for RemoteFile {
+    fn drop(&mut self) {
+        self.ahead.on_close(&mut self.trace);
+    }
 }
 
 /// A file of a local directory.
@@ -100,9 +130,9 @@ impl Handle {
     /// Fills `buf` if that needs no waiting for a source or a cold local disk of one.
     pub(super) fn read_now(&self, offset: u64, buf: &mut [u8]) -> Option<Result<usize>> {
         match &*self.file {
-            OpenFile::Remote(remote) => {
-                let n = remote.read_at(offset, buf)?;
-                self.follow(remote, offset, n);
+            OpenFile::Remote(file) => {
+                let n = file.remote.read_at(offset, buf)?;
+                self.follow(file, offset, n, false);
                 Some(Ok(n))
             }
             OpenFile::InPlace(file) => file.read_cached(offset, buf),
@@ -117,10 +147,11 @@ impl Handle {
         take: impl FnOnce(&[u8]) -> T,
     ) -> Result<T> {
         match &*self.file {
-            OpenFile::Remote(remote) => {
+            OpenFile::Remote(file) => {
+                let remote = &file.remote;
                 // Ahead first: the reader's own request then starts beside it, not after it.
                 let n = remote.size().saturating_sub(offset).min(len as u64) as usize;
-                self.follow(remote, offset, n);
+                self.follow(file, offset, n, true);
                 Ok(remote.read(offset, len, take).await?)
             }
             OpenFile::InPlace(_) => {
@@ -140,12 +171,20 @@ impl Handle {
         }
     }
 
-    fn follow(&self, remote: &Arc<Remote>, offset: u64, len: usize) {
+    fn follow(&self, file: &RemoteFile, offset: u64, len: usize, missed: bool) {
+        let RemoteFile {
+            remote,
+            trace,
+            ahead,
+        } = file;
+        if missed || trace.is_marked() {
+            ahead.on_read(&self.node.path, trace, len as u64, missed);
+        }
         if len == 0 || remote.size() <= SMALL {
             return;
         }
         let window = || self.window.lock().unwrap_or_else(PoisonError::into_inner);
-        let advice = window().on_read(offset..offset + len as u64, remote.size());
+        let advice = window().on_read(offset..offset + len as u64, remote.size(), remote.window());
         if advice == Advice::default() {
             return;
         }
@@ -159,7 +198,7 @@ impl Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        if let OpenFile::Remote(remote) = &*self.file {
+        if let OpenFile::Remote(RemoteFile { remote, .. }) = &*self.file {
             let wasted = self
                 .window
                 .get_mut()

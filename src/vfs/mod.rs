@@ -24,6 +24,7 @@ use crate::namespace::{Found, Merged, Namespace};
 use crate::path::{NAME_MAX, Name, RelPath};
 use crate::source::{ErrorKind, Source};
 
+mod ahead;
 mod attr;
 mod cookie;
 mod error;
@@ -31,6 +32,7 @@ mod file;
 mod hidden;
 mod node;
 mod open;
+mod opener;
 mod shards;
 mod xattr;
 
@@ -39,9 +41,11 @@ pub use error::{Error, Result};
 pub use node::{Idle, Ino, ROOT};
 pub use open::Backing;
 
+use ahead::Ahead;
 use file::Handle;
 use hidden::HiddenNames;
 use node::{Node, Nodes, What};
+use opener::Opener;
 use shards::Shards;
 
 /// For how long the kernel may keep what never changes: an inode's attributes.
@@ -53,13 +57,8 @@ pub const ABSENT: Duration = Duration::from_secs(1);
 /// A filesystem: a namespace, read through a cache.
 pub struct Vfs {
     namespace: Arc<Namespace>,
-    cache: Cache,
-    fetcher: Arc<Fetcher>,
-    /// One for each layer.
-    counters: Vec<Arc<Counters>>,
-    /// One for each layer.
-    policies: Vec<LayerPolicy>,
-    runtime: Runtime,
+    opener: Arc<Opener>,
+    ahead: Arc<Ahead>,
     owner: Owner,
     /// The time shown where a source knows none: fixed, so that it is the same after a remount.
     epoch: Timestamp,
@@ -143,13 +142,18 @@ impl Vfs {
         owner: Owner,
     ) -> Vfs {
         let counters = namespace.layers().iter().map(|_| Arc::default()).collect();
-        Vfs {
-            counters,
-            policies,
-            namespace,
+        let opener = Arc::new(Opener {
+            namespace: namespace.clone(),
             cache,
             fetcher,
+            counters,
+            policies,
             runtime,
+        });
+        Vfs {
+            namespace,
+            ahead: Ahead::new(opener.clone()),
+            opener,
             owner,
             epoch: Timestamp(0),
             nodes: Nodes::new(),
@@ -185,7 +189,7 @@ impl Vfs {
 
     /// Returns the counts of the layer at `index`.
     pub fn counters(&self, index: usize) -> Option<&Counters> {
-        self.counters.get(index).map(|c| &**c)
+        self.opener.counters.get(index).map(|c| &**c)
     }
 
     /// Returns how many names of the layer at `index` are not shown, in the directories that were
@@ -196,11 +200,11 @@ impl Vfs {
     }
 
     fn catalogue(&self, layer: usize) -> &Arc<Catalogue> {
-        &self.namespace.layers()[layer].catalogue
+        self.opener.catalogue(layer)
     }
 
     fn source(&self, layer: usize) -> &Arc<dyn Source> {
-        self.catalogue(layer).source()
+        self.opener.source(layer)
     }
 
     fn dir_node(&self, ino: Ino) -> Result<Arc<Node>> {
@@ -346,6 +350,8 @@ impl Vfs {
 
     fn opened_dir(&self, node: Arc<Node>, listing: Merged) -> OpenedDir {
         self.hidden.note(&node, &listing, &self.namespace);
+        self.namespace.opened(&listing, &self.runtime);
+        self.ahead.on_list(&node.path);
         // Zero is "never listed".
         let generation = listing.generation().max(1);
         let unchanged =
@@ -469,7 +475,7 @@ impl Vfs {
             used = used.saturating_add(bytes);
             files = files.saturating_add(count);
         }
-        let stats = self.cache.stats();
+        let stats = self.opener.cache.stats();
         VolumeSize {
             used,
             free: stats.limit.saturating_sub(stats.used),

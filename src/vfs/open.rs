@@ -8,19 +8,17 @@ use svol_cache::ObjectKey;
 
 use super::Vfs;
 use super::error::{Error, Result};
-use super::file::{Handle, InPlaceFile, OpenFile};
+use super::file::{Handle, InPlaceFile, OpenFile, RemoteFile};
 use super::node::{Ino, Node, What};
-use crate::entry::{Entry, Kind, Timestamp};
-use crate::fetch::{Counters, Pin, Remote};
+use super::opener::{ONE_REQUEST, pinned};
+use crate::entry::{Entry, Kind};
+use crate::fetch::Counters;
 use crate::namespace::{Found, LookupError};
 use crate::path::RelPath;
 use crate::source;
 
 /// How long an open waits to hear whether a weak version is still current.
 const PROBE: Duration = Duration::from_secs(1);
-
-/// Objects up to this size are fetched in one request, so their bytes cannot be of two versions.
-const ONE_REQUEST: u64 = 64 << 10;
 
 /// A local file with all bytes of an open file, and no others.
 pub enum Backing {
@@ -53,7 +51,7 @@ impl Vfs {
             Err(error) => return Some(Err(error)),
         };
         let leaf = leaf(&node).ok()?;
-        if !is_replaced && self.must_probe(leaf.layer, leaf.path, &entry) {
+        if !is_replaced && self.opener.must_probe(leaf.layer, leaf.path, &entry) {
             return None;
         }
         if let Some(file) = opened(&node) {
@@ -82,7 +80,7 @@ impl Vfs {
             let current = self.current(&node, found, caller)?;
             (entry, is_known) = (current.entry, current.is_replaced);
         }
-        let due = !is_known && self.must_probe(layer, path, &entry);
+        let due = !is_known && self.opener.must_probe(layer, path, &entry);
         if due || (!pinned(&entry) && opened(&node).is_none()) {
             entry = match self.probe(layer, path, &entry).await {
                 // Told before, as in `current`.
@@ -109,8 +107,9 @@ impl Vfs {
     pub fn backing(&self, handle: u64) -> Backing {
         let handle = self.handles.get(handle);
         match handle.as_ref().map(|handle| &*handle.file) {
-            Some(OpenFile::Remote(remote)) if remote.size() > svol_cache::SMALL => {
-                remote.sealed_file().map_or(Backing::NotYet, Backing::File)
+            Some(OpenFile::Remote(file)) if file.remote.size() > svol_cache::SMALL => {
+                let sealed = file.remote.sealed_file();
+                sealed.map_or(Backing::NotYet, Backing::File)
             }
             _ => Backing::Never,
         }
@@ -169,14 +168,14 @@ impl Vfs {
         if let Err(error) = &result {
             self.look_into(&handle.node, error).await;
         }
-        if let OpenFile::Remote(remote) = &*handle.file {
-            self.teach(&handle.node, remote.entry());
+        if let OpenFile::Remote(file) = &*handle.file {
+            self.teach(&handle.node, file.remote.entry());
         }
         result
     }
 
     fn counters_of(&self, node: &Node) -> Option<&Arc<Counters>> {
-        self.counters.get(leaf(node).ok()?.layer)
+        self.opener.counters.get(leaf(node).ok()?.layer)
     }
 
     fn file_node(&self, ino: Ino) -> Result<Arc<Node>> {
@@ -233,22 +232,11 @@ impl Vfs {
         })
     }
 
-    /// Returns whether the version is weak and was last seen too long ago.
-    fn must_probe(&self, layer: usize, path: &RelPath, entry: &Entry) -> bool {
-        if entry.version.strong {
-            return false;
-        }
-        let seen = self.catalogue(layer).last_seen(path);
-        // Seen in the future means that the clock went back: nobody knows how long ago it was.
-        let age = seen.and_then(|seen| Timestamp::now().since(seen));
-        age.is_none_or(|age| age >= self.policies[layer].revalidate)
-    }
-
     /// Asks the source what the file is now. No answer in time: what is known is used, unless the
     /// layer is strict or nothing of the file could be served anyway.
     async fn probe(&self, layer: usize, path: &RelPath, entry: &Entry) -> Result<Entry> {
         let asking = self.catalogue(layer).probe(path, entry);
-        let now = if pinned(entry) && !self.policies[layer].strict {
+        let now = if pinned(entry) && !self.opener.policies[layer].strict {
             match tokio::time::timeout(PROBE, asking).await {
                 Ok(Err(error)) if error.kind().is_outage() => return Ok(entry.clone()),
                 Err(_) => return Ok(entry.clone()),
@@ -300,20 +288,9 @@ impl Vfs {
         let Some(size) = entry.size else {
             return Some(Err(source::Error::lied("a file without a size").into()));
         };
-        let key = object_key(source.identity(), path, &entry);
-        let remote = Remote::new(
-            self.cache.object(key, size),
-            source.clone(),
-            Pin {
-                path: path.clone(),
-                entry,
-            },
-            self.fetcher.clone(),
-            self.counters[layer].clone(),
-            self.runtime.clone(),
-            self.policies[layer].deadline,
-        );
-        Some(Ok(share(node, OpenFile::Remote(remote))))
+        let (remote, trace) = self.ahead.open(layer, path, entry, size);
+        let file = RemoteFile::new(remote, trace, self.ahead.clone());
+        Some(Ok(share(node, OpenFile::Remote(file))))
     }
 
     fn open_in_place(&self, node: &Arc<Node>, entry: Entry) -> Result<Arc<OpenFile>> {
@@ -394,11 +371,6 @@ fn share(node: &Node, file: OpenFile) -> Arc<OpenFile> {
     let file = Arc::new(file);
     *opened = Arc::downgrade(&file);
     file
-}
-
-/// Returns whether replies to several requests for `entry` can be told to be of one version.
-fn pinned(entry: &Entry) -> bool {
-    entry.validator.is_some() || entry.size.is_some_and(|size| size <= ONE_REQUEST)
 }
 
 /// Returns the cache's key of an object: its source without credentials, its path and version.

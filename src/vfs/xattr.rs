@@ -94,8 +94,8 @@ impl Vfs {
         if source.in_place().is_some() {
             return Some((size, None));
         }
-        if let Some(OpenFile::Remote(remote)) = opened(node).as_deref() {
-            return Some((size, Some(remote.object().clone())));
+        if let Some(OpenFile::Remote(file)) = opened(node).as_deref() {
+            return Some((size, Some(file.remote.object().clone())));
         }
         // A reply may have taught more of it than its lookup knew.
         let (dir, name) = (node.path.parent()?, node.path.file_name()?);
@@ -104,6 +104,6 @@ impl Vfs {
         let now = now.filter(|now| now.version == entry.version);
         let entry = now.as_ref().unwrap_or(entry);
         let key = object_key(source.identity(), source_path, entry);
-        Some((size, Some(self.cache.object(key, size))))
+        Some((size, Some(self.opener.cache.object(key, size))))
     }
 }

@@ -470,7 +470,8 @@ fn index(state: &State, dir: &str) -> Option<String> {
 fn s3_page(state: &State, request: &Request) -> String {
     const PAGE: usize = 1000;
     let get = |name: &str| request.query.get(name).map_or("", String::as_str);
-    let (prefix, delimiter, after) = (get("prefix"), get("delimiter"), get("continuation-token"));
+    let (prefix, delimiter) = (get("prefix"), get("delimiter"));
+    let after = get("continuation-token").max(get("start-after"));
     let encode = |key: &str| utf8_percent_encode(key, NON_ALPHANUMERIC).to_string();
     let mut items: BTreeMap<String, Option<&Object>> = BTreeMap::new();
     for (key, object) in &state.objects {

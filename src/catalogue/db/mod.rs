@@ -331,6 +331,59 @@ impl Db {
         inner.read(|c| rows::load(c, source, path, room)).flatten()
     }
 
+    /// Returns what is known of `paths`, in their order, without those of which nothing is. Blocks on
+    /// the disk.
+    pub(super) fn load_all(
+        &self,
+        source: i64,
+        paths: Vec<RelPath>,
+        room: &Room,
+    ) -> Vec<(RelPath, Stored)> {
+        let Some(inner) = self.0.as_ref() else {
+            return Vec::new();
+        };
+        let queued: Vec<_> = {
+            let pending = lock(&inner.pending);
+            paths
+                .iter()
+                .map(|path| pending.look(source, path))
+                .collect()
+        };
+        let asked = inner.read(|c| {
+            // One snapshot for all.
+            let snapshot = c.unchecked_transaction()?;
+            let mut found = Vec::new();
+            for (path, queued) in std::iter::zip(paths, queued) {
+                let stored = match queued {
+                    None => rows::load_in(&snapshot, source, &path, room)?,
+                    Some(known) => known.map(|dir| Stored {
+                        dir: Directory::clone(&dir),
+                        invalid_at: None,
+                    }),
+                };
+                found.extend(stored.map(|stored| (path, stored)));
+            }
+            Ok(found)
+        });
+        asked.unwrap_or_default()
+    }
+
+    /// Returns up to `most` directories below `root` that something is known of, behind `at` in the
+    /// order of paths. Blocks on the disk.
+    pub(super) fn known_behind(
+        &self,
+        source: i64,
+        root: &RelPath,
+        at: &RelPath,
+        most: usize,
+    ) -> Vec<RelPath> {
+        let Some(inner) = self.0.as_ref() else {
+            return Vec::new();
+        };
+        let found = inner.read(|c| rows::known_behind(c, source, root, at, most));
+        found.unwrap_or_default()
+    }
+
     /// Returns the versions of `path` that were replaced in the last day, newest first. Blocks on
     /// the disk.
     pub(super) fn superseded(&self, source: i64, path: &RelPath) -> Vec<Entry> {

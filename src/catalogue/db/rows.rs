@@ -35,7 +35,17 @@ pub(super) fn load(
     room: &Room,
 ) -> rusqlite::Result<Option<Stored>> {
     // One snapshot for both queries.
-    let transaction = connection.unchecked_transaction()?;
+    let snapshot = connection.unchecked_transaction()?;
+    load_in(&snapshot, source, path, room)
+}
+
+/// As [`load`], in a transaction.
+pub(super) fn load_in(
+    transaction: &Connection,
+    source: i64,
+    path: &RelPath,
+    room: &Room,
+) -> rusqlite::Result<Option<Stored>> {
     let head = transaction
         .prepare_cached(
             "SELECT id, listed_at, generation, invalid_at, hidden, head_check, checks FROM dirs
@@ -92,6 +102,48 @@ pub(super) fn load(
     }
     let dir = Directory::from_rows(rows.finish(), hidden.into(), listed_at, generation, None);
     Ok(Some(Stored { dir, invalid_at }))
+}
+
+/// Returns up to `most` directories below `root` and behind `at`, in the order of paths.
+pub(super) fn known_behind(
+    connection: &Connection,
+    source: i64,
+    root: &RelPath,
+    at: &RelPath,
+    most: usize,
+) -> rusqlite::Result<Vec<RelPath>> {
+    let (from, to) = below(root);
+    connection
+        .prepare_cached(
+            "SELECT path FROM dirs WHERE source = ?1 AND path >= ?2 AND path < ?3 AND path > ?4
+             ORDER BY path LIMIT ?5",
+        )?
+        .query_map(
+            params![
+                source,
+                from,
+                to,
+                at.as_str(),
+                i64::try_from(most).unwrap_or(i64::MAX)
+            ],
+            |row| Ok(RelPath::new(row.get_ref(0)?.as_str()?).ok()),
+        )?
+        .filter_map(Result::transpose)
+        .collect()
+}
+
+/// Returns the bounds between which all paths below `path` lie: from the first, to before the last.
+pub(super) fn below(path: &RelPath) -> (String, String) {
+    if path.is_root() {
+        // No path is empty but the root's, and none sorts after the last character.
+        ("\u{1}".into(), "\u{10ffff}\u{10ffff}".into())
+    } else {
+        // `0` is the character after `/`.
+        (
+            format!("{path}/")[1..].into(),
+            format!("{path}0")[1..].into(),
+        )
+    }
 }
 
 /// The error for a row that is not as it was written.

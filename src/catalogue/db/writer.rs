@@ -138,7 +138,7 @@ fn apply(t: &Transaction<'_>, op: &Op) -> rusqlite::Result<u64> {
             recursive,
             at,
         } => {
-            let (from, to) = below(path);
+            let (from, to) = rows::below(path);
             let count = t
                 .prepare_cached(
                     "UPDATE dirs SET invalid_at = ?5
@@ -149,20 +149,6 @@ fn apply(t: &Transaction<'_>, op: &Op) -> rusqlite::Result<u64> {
             Ok(count as u64)
         }
         Op::Flush => Ok(0),
-    }
-}
-
-/// Returns the bounds between which all paths below `path` lie: from the first, to before the last.
-fn below(path: &RelPath) -> (String, String) {
-    if path.is_root() {
-        // No path is empty but the root's, and none sorts after the last character.
-        ("\u{1}".into(), "\u{10ffff}\u{10ffff}".into())
-    } else {
-        // `0` is the character after `/`.
-        (
-            format!("{path}/")[1..].into(),
-            format!("{path}0")[1..].into(),
-        )
     }
 }
 
@@ -310,7 +296,7 @@ fn supersede_all(t: &Transaction<'_>, id: i64, new: &Directory) -> rusqlite::Res
 }
 
 fn forget(t: &Transaction<'_>, source: i64, path: &RelPath) -> rusqlite::Result<u64> {
-    let (from, to) = below(path);
+    let (from, to) = rows::below(path);
     let which = "source = ?2 AND (path = ?3 OR (path >= ?4 AND path < ?5))";
     let bounds = params![Timestamp::now().0, source, path.as_str(), from, to];
     t.prepare_cached(&format!(

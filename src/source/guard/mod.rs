@@ -15,7 +15,10 @@ use futures::StreamExt;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use super::{Body, Error, ErrorKind, InPlace, Listing, ListingBuilder, Result, Source, progress};
+use super::sweep::{Keys, Start};
+use super::{
+    Body, Error, ErrorKind, InPlace, Listing, ListingBuilder, Recursive, Result, Source, progress,
+};
 use crate::entry::{Entry, Timestamp};
 use crate::path::RelPath;
 
@@ -356,8 +359,31 @@ impl Source for Guarded {
         self.0.source.same_version(before, now)
     }
 
+    fn recursive(&self) -> Option<&dyn Recursive> {
+        self.0.source.recursive()?;
+        Some(self)
+    }
+
     fn in_place(&self) -> Option<&dyn InPlace> {
         self.0.source.in_place()
+    }
+}
+
+#[async_trait]
+impl Recursive for Guarded {
+    async fn keys(&self, dir: &RelPath, from: &Start) -> Result<Keys> {
+        let what = || format!("list all below {dir}");
+        let source = &self.0.source;
+        let keys = || async {
+            match source.recursive() {
+                Some(recursive) => recursive.keys(dir, from).await,
+                None => Err(Error::new(
+                    ErrorKind::Invalid,
+                    "it lists one directory at a time",
+                )),
+            }
+        };
+        Ok(self.0.attempt(1, what, keys).await?.0)
     }
 }
 

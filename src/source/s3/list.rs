@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 
+use super::super::sweep::{Key, Keys};
 use super::super::{Error, HiddenWhy, ListingBuilder, Result};
 use crate::entry::{Entry, Timestamp, Version};
 use crate::path::{BadName, Name};
@@ -92,6 +93,26 @@ impl Page {
             }
         }
         Ok(())
+    }
+
+    /// Returns the keys of a page without a delimiter, which all begin with `prefix`.
+    pub(super) fn into_keys(self, prefix: &str) -> Result<Keys> {
+        if !self.common_prefixes.is_empty() {
+            return Err(Error::lied("a recursive listing with common prefixes"));
+        }
+        let next = self.next()?.map(str::to_owned);
+        let key = |object: &Object| {
+            let whole = self.decode(&object.key)?;
+            let key = below(&whole, prefix)?.to_owned();
+            let last = key.rsplit('/').next().unwrap_or_default();
+            Ok(Key {
+                size: object.size,
+                entry: Name::new(last).map(|name| object.entry(name)),
+                key,
+            })
+        };
+        let keys = self.contents.iter().map(key).collect::<Result<_>>()?;
+        Ok(Keys { keys, next })
     }
 
     fn decode<'a>(&self, key: &'a str) -> Result<Cow<'a, str>> {

@@ -21,7 +21,10 @@ use tokio::sync::OnceCell;
 use url::Url;
 
 use super::confidence::Confidences;
-use super::{Body, Error, ErrorKind, Listing, ListingBuilder, Result, Source, progress, wire};
+use super::sweep::{Keys, Start};
+use super::{
+    Body, Error, ErrorKind, Listing, ListingBuilder, Recursive, Result, Source, progress, wire,
+};
 use crate::entry::Entry;
 use crate::path::{Name, RelPath};
 
@@ -32,6 +35,8 @@ pub(super) mod fuzzing;
 mod list;
 mod profile;
 mod reply;
+#[cfg(test)]
+mod sweep_tests;
 
 use credentials::Credentials;
 pub use credentials::S3Keys;
@@ -48,6 +53,9 @@ const MAX_EMPTY_PAGES: usize = 100;
 
 /// The largest page in bytes: 1,000 keys of 1,024 bytes, three times that encoded, and the rest.
 const PAGE_LIMIT: usize = 16 * 1024 * 1024;
+
+/// What the names of S3 Express buckets end with.
+const DIRECTORY_BUCKET: &str = "--x-s3";
 
 /// What S3 leaves as it is in a URL (RFC 3986's unreserved characters); all else is escaped.
 const STRICT: &AsciiSet = &NON_ALPHANUMERIC
@@ -329,6 +337,37 @@ impl S3Source {
         )))
     }
 
+    /// Lists a page of all keys below `dir`.
+    async fn keys_below(&self, dir: &RelPath, from: &Start) -> Result<Keys> {
+        let prefix = self.prefix_of(dir);
+        let after = match from {
+            Start::Key(key) => format!("{prefix}{key}"),
+            Start::Token(_) => String::new(),
+        };
+        let mut query = vec![];
+        if let Start::Token(token) = from {
+            query.push(("continuation-token", token.as_str()));
+        }
+        query.extend([
+            ("encoding-type", "url"),
+            ("list-type", "2"),
+            ("prefix", &prefix),
+        ]);
+        if after.len() > prefix.len() {
+            query.push(("start-after", &after));
+        }
+        self.page(&query).await?.into_keys(&prefix)
+    }
+
+    /// Returns what the keys of a directory begin with: nothing, or what ends with a slash.
+    fn prefix_of(&self, dir: &RelPath) -> String {
+        let key = self.join(dir);
+        match key.is_empty() {
+            true => String::new(),
+            false => format!("{key}/"),
+        }
+    }
+
     async fn page(&self, query: &[(&str, &str)]) -> Result<list::Page> {
         let response = self.send(Method::GET, "", query, HeaderMap::new()).await?;
         let response = self.expect(response, &[StatusCode::OK]).await?;
@@ -435,11 +474,7 @@ impl Place {
 /// What the source does, with messages that may repeat what was sent.
 impl S3Source {
     async fn list_all(&self, dir: &RelPath, listing: &mut ListingBuilder) -> Result<()> {
-        let key = self.join(dir);
-        let prefix = match key.is_empty() {
-            true => String::new(),
-            false => format!("{key}/"),
-        };
+        let (key, prefix) = (self.join(dir), self.prefix_of(dir));
         let nothing = self.pages(&prefix, listing).await?;
         if !nothing || prefix.is_empty() {
             return Ok(());
@@ -536,6 +571,20 @@ impl Source for S3Source {
     async fn read(&self, path: &RelPath, entry: &Entry, range: Range<u64>) -> Result<Body> {
         let conceal = |error| self.confidences.conceal(error);
         self.read_range(path, entry, range).await.map_err(conceal)
+    }
+
+    fn recursive(&self) -> Option<&dyn Recursive> {
+        // Directory buckets list in no order.
+        let ordered = !self.bucket.ends_with(DIRECTORY_BUCKET);
+        ordered.then_some(self as &dyn Recursive)
+    }
+}
+
+#[async_trait]
+impl Recursive for S3Source {
+    async fn keys(&self, dir: &RelPath, from: &Start) -> Result<Keys> {
+        let conceal = |error| self.confidences.conceal(error);
+        self.keys_below(dir, from).await.map_err(conceal)
     }
 }
 
