@@ -350,7 +350,7 @@ impl Vfs {
 
     fn opened_dir(&self, node: Arc<Node>, listing: Merged) -> OpenedDir {
         self.hidden.note(&node, &listing, &self.namespace);
-        self.namespace.opened(&listing, &self.runtime);
+        self.namespace.opened(&listing, &self.opener.runtime);
         self.ahead.on_list(&node.path);
         // Zero is "never listed".
         let generation = listing.generation().max(1);
