@@ -10,7 +10,7 @@
 //!   (10; the short form: none). Bytes grow by `SVOL_BENCH_SIZE`.
 //! - `SVOL_BENCH_OTHER`: another build of svol, which takes turns with this one: before and after.
 //! - `SVOL_BENCH_OUT`: the directory that the report is written to (docs/benchmarks, after a run of
-//!   everything only).
+//!   everything only). Rows that are in the report there and are not measured now stay in it.
 //! - `SVOL_BENCH_SERVE=1`: nothing is measured: the world is served until the input ends, for
 //!   experiments by hand.
 
