@@ -101,7 +101,7 @@ fn window_on_read(bencher: Bencher<'_, '_>, size: u64) {
     bencher.counter(ItemsCount::new(reads)).bench(|| {
         let mut window = Window::default();
         for n in 0..reads {
-            black_box(window.on_read(n * size..(n + 1) * size, 1024 * MIB));
+            black_box(window.on_read(n * size..(n + 1) * size, 1024 * MIB, 64 * MIB));
         }
     });
 }

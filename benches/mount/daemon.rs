@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use serde::{Deserialize, Serialize};
 
 /// How long a mount may take to appear, and a daemon to end.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -21,9 +22,10 @@ pub struct Daemon {
 }
 
 /// What a daemon, with all its children, used since it started or since [`Daemon::mark`].
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub struct Usage {
     /// Processor time of all its processes' threads, in user and in kernel mode.
+    #[serde(with = "crate::rows::seconds")]
     pub cpu: Duration,
     /// The most memory that they held, in bytes: the sum of each one's most.
     pub peak: u64,

@@ -163,6 +163,18 @@ fn sorted(dir: &Path) -> Vec<std::path::PathBuf> {
     paths
 }
 
+/// Reads a file, or all files below a directory.
+pub fn touch(path: &Path) {
+    if path.is_dir() {
+        for entry in std::fs::read_dir(path).unwrap() {
+            touch(&entry.unwrap().path());
+        }
+    } else if path.is_file() {
+        let mut file = File::open(path).unwrap();
+        std::io::copy(&mut file, &mut std::io::sink()).unwrap();
+    }
+}
+
 /// Drops the pages of a file, or of all files below a directory, from the page cache.
 pub fn drop_pages(path: &Path) {
     if path.is_dir() {

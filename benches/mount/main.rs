@@ -58,7 +58,7 @@ fn main() {
     let out = std::env::var_os("SVOL_BENCH_OUT").map(PathBuf::from);
     let full = || Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/benchmarks");
     if let Some(to) = out.or_else(|| settings.is_full().then(full)) {
-        report.write(&to);
+        report.write(&to, !settings.is_full());
         println!("\nwritten to {}", to.display());
     }
 }

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::process::Command;
 
+use serde::{Deserialize, Serialize};
+
 use crate::daemon::Daemon;
 use crate::peers;
 use crate::settings::Settings;
@@ -25,7 +27,8 @@ pub struct Mount {
 pub type MountCommand = fn(&World, Place, &Path, &Path) -> Command;
 
 /// What one who does the work is beside the others.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Role {
     /// This program.
     Ours,

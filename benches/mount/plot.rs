@@ -46,7 +46,7 @@ pub fn draw(
             let colour = colour(contestant.role);
             let middle = y + LINE / 2.0;
             let typical = median(&values);
-            text(&mut body, 20.0, middle + 4.0, "name", contestant.name);
+            text(&mut body, 20.0, middle + 4.0, "name", &contestant.name);
             let _ = writeln!(
                 body,
                 "<line x1='{:.1}' x2='{:.1}' y1='{middle}' y2='{middle}' stroke='{colour}' \

@@ -1,10 +1,12 @@
 //! Figures as tables: for the terminal, and for docs/benchmarks.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::time::SystemTime;
 
-use crate::data::SMALL_SIZE;
+use serde::{Deserialize, Serialize};
+
 use crate::machine;
 use crate::mounts::Role;
 use crate::plot;
@@ -12,6 +14,7 @@ use crate::rows::Run;
 use crate::settings::Settings;
 
 /// One kind of work, done by ours and by others in turn.
+#[derive(Clone, Serialize, Deserialize)]
 pub struct Row {
     /// Its name, the same in every report.
     pub id: String,
@@ -28,7 +31,7 @@ pub struct Row {
 }
 
 /// How much one run does.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Serialize, Deserialize)]
 pub enum Work {
     /// Reads so many bytes.
     Bytes(u64),
@@ -43,7 +46,7 @@ pub enum Work {
 }
 
 /// What is to be reached.
-#[derive(Clone, Copy)]
+#[derive(Clone, Serialize, Deserialize)]
 pub enum Goal {
     /// At most so many seconds.
     Seconds(f64),
@@ -56,13 +59,14 @@ pub enum Goal {
     /// At most so many MiB of memory.
     Peak(f64),
     /// At most so much of what else is told.
-    Extra(&'static str, f64),
+    Extra(Cow<'static, str>, f64),
 }
 
 /// One that does the work.
+#[derive(Clone, Serialize, Deserialize)]
 pub struct Contestant {
     /// Its name.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// What it is beside the others.
     pub role: Role,
     /// Its runs, in the order of the turns; fewer where it is slow.
@@ -75,7 +79,7 @@ impl Contestant {
     /// Returns one without runs yet.
     pub fn new(name: &'static str, role: Role) -> Contestant {
         Contestant {
-            name,
+            name: name.into(),
             role,
             runs: Vec::new(),
             failed: None,
@@ -113,34 +117,6 @@ impl Row {
         pairs.map(|(other, ours)| other / ours).collect()
     }
 
-    /// Returns all figures of its runs.
-    fn json(&self) -> serde_json::Value {
-        let run = |run: &Run| {
-            serde_json::json!({
-                "seconds": run.took.as_secs_f64(),
-                "cut": run.cut,
-                "cpuSeconds": run.usage.map(|usage| usage.cpu.as_secs_f64()),
-                "peakBytes": run.usage.map(|usage| usage.peak),
-                "wireBytes": run.wire.map(|wire| wire.bytes),
-                "requests": run.wire.map(|wire| wire.requests),
-                "extra": run.extra.map(|(what, n)| serde_json::json!({ what: n })),
-            })
-        };
-        let contestant = |contestant: &Contestant| {
-            serde_json::json!({
-                "name": contestant.name,
-                "role": format!("{:?}", contestant.role).to_lowercase(),
-                "failed": contestant.failed,
-                "runs": contestant.runs.iter().map(run).collect::<Vec<_>>(),
-            })
-        };
-        serde_json::json!({
-            "row": self.id,
-            "title": self.title,
-            "contestants": self.contestants.iter().map(contestant).collect::<Vec<_>>(),
-        })
-    }
-
     /// Returns, for each turn, how many times as fast ours is as the best of those in a role.
     fn against(&self, role: Role) -> Vec<f64> {
         let ours = self.contestants[0].seconds();
@@ -168,15 +144,15 @@ impl Row {
             let mark = if now <= goal { "reached" } else { "**missed**" };
             Some(format!("{}: {}, {mark}", show(goal), show(now)))
         };
-        let goal = |goal: &Goal| match *goal {
-            Goal::BestPeer(x) => at_least(self.against(Role::Peer), x, "the best peer"),
-            Goal::Floor(x) => at_least(self.against(Role::Floor), x, "the floor"),
-            Goal::Seconds(s) => at_most(Some(median(&ours.seconds())), s, &time),
-            Goal::Cpu(s) => at_most(ours.cpu(), s, &|s| format!("{} of CPU", time(s))),
-            Goal::Peak(m) => at_most(ours.peak(), m, &|m| format!("{m:.0} MiB")),
+        let goal = |goal: &Goal| match goal {
+            &Goal::BestPeer(x) => at_least(self.against(Role::Peer), x, "the best peer"),
+            &Goal::Floor(x) => at_least(self.against(Role::Floor), x, "the floor"),
+            &Goal::Seconds(s) => at_most(Some(median(&ours.seconds())), s, &time),
+            &Goal::Cpu(s) => at_most(ours.cpu(), s, &|s| format!("{} of CPU", time(s))),
+            &Goal::Peak(m) => at_most(ours.peak(), m, &|m| format!("{m:.0} MiB")),
             Goal::Extra(what, most) => {
-                let now = ours.typical(|run| Some(run.extra?.1));
-                at_most(now, most, &|n| format!("{n:.2} {what}"))
+                let now = ours.typical(|run| Some(run.extra.as_ref()?.1));
+                at_most(now, *most, &|n| format!("{n:.2} {what}"))
             }
         };
         self.goals.iter().filter_map(goal).collect()
@@ -185,55 +161,79 @@ impl Row {
 
 /// All that was measured.
 pub struct Report {
-    text: String,
-    rows: Vec<Row>,
+    head: String,
+    rows: Vec<Measured>,
+}
+
+/// A row, and when it was measured.
+#[derive(Serialize, Deserialize)]
+struct Measured {
+    when: String,
+    #[serde(flatten)]
+    row: Row,
 }
 
 impl Report {
     /// Returns a report without rows, which says where and how it was measured.
     pub fn new(settings: &Settings) -> Report {
-        let mut text = String::from("# Benchmark\n\n");
-        let _ = writeln!(
-            text,
-            "Measured {} by `make bench` on {}.\n\
-             The large file has {} MiB; the {} small ones have {} KiB each, 100 a directory. S3 is\n\
-             an nginx on loopback, for 20 ms behind a proxy that delays. All take turns, at most {}\n\
-             each; times are medians with the least and the most. **svol is** how many times as fast\n\
-             svol is, the median of the ratios within a turn (2.0: in half the time). All bytes were\n\
-             compared with the source's. CPU and peak memory are those of the daemon and all its\n\
-             children, the wire what the server sent. One noisy machine: compare ratios, not times.",
-            httpdate::fmt_http_date(SystemTime::now()),
+        let head = format!(
+            "# Benchmark\n\n\
+             Measured by `make bench` on {}.\n\
+             S3 is an nginx on loopback, for 20 ms behind a proxy that delays. All take turns, at\n\
+             most {} each; times are medians with the least and the most. **svol is** how many times\n\
+             as fast svol is, the median of the ratios within a turn (2.0: in half the time). All\n\
+             bytes were compared with the source's. CPU and peak memory are those of the daemon and\n\
+             all its children, the wire what the server sent. Peers have the settings that their\n\
+             manuals advise for reading (benches/mount/peers.rs); JuiceFS reads blocks of its own\n\
+             from the same server, and has its metadata on this machine. One noisy machine: compare\n\
+             ratios, not times.\n\n\
+             ![Times](times.svg)\n\n![Ratios](ratios.svg)\n\n\
+             The figures of every run are in [latest.json](latest.json).\n",
             machine::machine(settings),
-            settings.large >> 20,
-            settings.small,
-            SMALL_SIZE >> 10,
             settings.turns,
         );
-        println!("{text}");
+        println!("{head}");
         Report {
-            text,
+            head,
             rows: Vec::new(),
         }
     }
 
     /// Adds rows, and prints them.
     pub fn show(&mut self, rows: Vec<Row>) {
-        for row in &rows {
-            let table = table(row);
-            println!("{table}");
-            self.text.push('\n');
-            self.text.push_str(&table);
+        for row in rows {
+            println!("{}", table(&row));
+            let when = httpdate::fmt_http_date(SystemTime::now());
+            self.rows.push(Measured { when, row });
         }
-        self.rows.extend(rows);
     }
 
-    /// Writes all to a directory: tables, plots, and the figures of all runs.
-    pub fn write(&self, to: &Path) {
+    /// Writes all to a directory: tables, plots, and the figures of all runs. With `add`, the rows
+    /// that are there and were not measured now are kept: so a report can be made in pieces.
+    pub fn write(mut self, to: &Path, add: bool) {
         std::fs::create_dir_all(to).unwrap();
+        let figures = to.join("latest.json");
+        if let Some(text) = add.then(|| std::fs::read(&figures).ok()).flatten() {
+            let mut all: Vec<Measured> = serde_json::from_slice(&text).unwrap();
+            for new in self.rows {
+                match all.iter_mut().find(|old| old.row.id == new.row.id) {
+                    Some(old) => *old = new,
+                    None => all.push(new),
+                }
+            }
+            self.rows = all;
+        }
         let write = |name: &str, text: &str| std::fs::write(to.join(name), text).unwrap();
-        write("latest.md", &format!("{}\n{BY_HAND}", self.text));
+        let text = serde_json::to_string_pretty(&self.rows).unwrap();
+        write("latest.json", &(text + "\n"));
+        let mut tables = self.head;
+        for measured in &self.rows {
+            let _ = write!(tables, "\n{}\n{}.\n", table(&measured.row), measured.when);
+        }
+        write("latest.md", &format!("{tables}\n{BY_HAND}"));
+        let rows: Vec<Row> = self.rows.into_iter().map(|measured| measured.row).collect();
         let times = plot::draw(
-            &self.rows,
+            &rows,
             "Time: svol blue, peers orange, floors green; the median, the least and the most",
             |_, contestant| contestant.seconds(),
             &[0.001, 0.01, 0.1, 1.0, 10.0, 100.0],
@@ -241,7 +241,7 @@ impl Report {
         );
         write("times.svg", &times);
         let ratios = plot::draw(
-            &self.rows,
+            &rows,
             "How many times as fast svol is: peers orange, floors green; right of 1 svol is faster",
             |row, contestant| match contestant.role {
                 Role::Ours => Vec::new(),
@@ -251,19 +251,10 @@ impl Report {
             |x| format!("{x:.2}"),
         );
         write("ratios.svg", &ratios);
-        let rows: Vec<_> = self.rows.iter().map(Row::json).collect();
-        let figures = serde_json::to_string_pretty(&rows).unwrap();
-        write("latest.json", &(figures + "\n"));
     }
 }
 
 const BY_HAND: &str = "\
-![Times](times.svg)
-
-![Ratios](ratios.svg)
-
-The figures of every run are in [latest.json](latest.json).
-
 ## With public tools
 
 `make bench` measures anew. By hand, on any S3 endpoint, with `$U` its URL:
@@ -292,10 +283,11 @@ fn table(row: &Row) -> String {
         let ratios = row.ratios(contestant);
         let bytes = contestant.typical(|run| Some(run.wire?.bytes as f64));
         let requests = contestant.typical(|run| Some(run.wire?.requests as f64));
-        let what = contestant.runs[0].extra.map_or("", |(what, _)| what);
-        let extra = contestant.typical(|run| Some(run.extra?.1));
+        let what = contestant.runs[0].extra.as_ref();
+        let what = what.map_or("", |(what, _)| what);
+        let extra = contestant.typical(|run| Some(run.extra.as_ref()?.1));
         lines.push([
-            contestant.name.into(),
+            contestant.name.to_string(),
             format!("{over}{}", spread(&times, time)),
             rate(row.work, median(&times)),
             match contestant.role {

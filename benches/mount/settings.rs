@@ -10,7 +10,7 @@
 //!   (10; the short form: none). Bytes grow by `SVOL_BENCH_SIZE`.
 //! - `SVOL_BENCH_OTHER`: another build of svol, which takes turns with this one: before and after.
 //! - `SVOL_BENCH_OUT`: the directory that the report is written to (docs/benchmarks, after a run of
-//!   everything only).
+//!   everything only). Rows that are in the report there and are not measured now stay in it.
 //! - `SVOL_BENCH_SERVE=1`: nothing is measured: the world is served until the input ends, for
 //!   experiments by hand.
 
@@ -88,6 +88,11 @@ impl Settings {
     pub fn wants(&self, row: &str) -> bool {
         let name = |asked: &String| asked.split('@').next() == Some(row);
         self.rows.is_empty() || self.rows.iter().any(name)
+    }
+
+    /// Returns whether a row is asked for by its name.
+    pub fn names(&self, row: &str) -> bool {
+        !self.rows.is_empty() && self.wants(row)
     }
 
     /// Returns whether a row is wanted with the server at `place` (`near`, `far`).

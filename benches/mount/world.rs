@@ -11,6 +11,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use crate::data::{self, LARGE, LISTED_SIZE, Tree, Truth};
 use crate::delay::Delay;
 use crate::juicefs;
@@ -172,7 +174,7 @@ impl World {
 }
 
 /// What went over the wire, as the server counts it: heads and bodies of replies.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub struct Wire {
     /// Bytes sent.
     pub bytes: u64,

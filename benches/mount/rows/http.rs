@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Run, cold_runner, places, take_turns};
+use super::{Run, cold_runner, places_minor, take_turns};
 use crate::data::LARGE;
 use crate::load::{self, CHUNK};
 use crate::mounts;
@@ -14,7 +14,7 @@ use crate::world::{Place, World};
 
 /// The large file, and the small ones by tar, from a web server's directory.
 pub fn http(world: &World, settings: &Settings) -> Vec<Row> {
-    places(settings, "http")
+    places_minor(settings, "http")
         .flat_map(|place| at(world, settings, place))
         .collect()
 }

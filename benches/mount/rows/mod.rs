@@ -10,8 +10,11 @@ mod small;
 mod start;
 mod walk;
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
 
 use crate::daemon::{Daemon, Usage};
 use crate::mounts::{Mount, Role};
@@ -45,8 +48,10 @@ pub const ALL: &[(&str, Measure)] = &[
 ];
 
 /// One run.
+#[derive(Clone, Serialize, Deserialize)]
 pub struct Run {
     /// What it took.
+    #[serde(with = "seconds")]
     pub took: Duration,
     /// Whether it was ended before it was done.
     pub cut: bool,
@@ -55,7 +60,24 @@ pub struct Run {
     /// What the server sent for it.
     pub wire: Option<Wire>,
     /// What else is told of it: its name, and how much.
-    pub extra: Option<(&'static str, f64)>,
+    pub extra: Option<(Cow<'static, str>, f64)>,
+}
+
+/// Durations as figures show them.
+pub mod seconds {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    /// Writes one.
+    pub fn serialize<S: Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_f64(time.as_secs_f64())
+    }
+
+    /// Reads one.
+    pub fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<Duration, D::Error> {
+        f64::deserialize(from).map(Duration::from_secs_f64)
+    }
 }
 
 impl Run {
@@ -208,6 +230,12 @@ fn clear(path: &Path) {
     let _ = std::fs::remove_dir_all(path);
     let _ = std::fs::remove_file(path);
     rustix::fs::sync();
+}
+
+/// Returns the places where a row is wanted that no goal is set for: near only in the short form.
+fn places_minor(settings: &Settings, row: &str) -> impl Iterator<Item = Place> {
+    let near_only = settings.quick && !settings.names(row);
+    places(settings, row).filter(move |place| !near_only || *place == Place::Near)
 }
 
 /// Returns the places where a row is wanted.

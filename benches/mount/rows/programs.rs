@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use super::{Runner, clear, measured, places, take_turns};
+use super::{Runner, clear, measured, places_minor, take_turns};
 use crate::mounts::{self, Mount, Role};
 use crate::report::{Goal, Row, Work};
 use crate::settings::Settings;
@@ -97,7 +97,7 @@ pub fn binary(world: &World, settings: &Settings) -> Vec<Row> {
 }
 
 fn run(world: &World, settings: &Settings, program: &Program) -> Vec<Row> {
-    places(settings, program.id)
+    places_minor(settings, program.id)
         .flat_map(|place| run_at(world, settings, program, place))
         .collect()
 }

@@ -43,11 +43,12 @@ pub fn cold(world: &World, settings: &Settings) -> Vec<Row> {
         for run in contestants.iter_mut().flat_map(|c| &mut c.runs) {
             let reads = run
                 .extra
-                .map_or((READERS * READS) as f64, |(_, reads)| reads);
+                .as_ref()
+                .map_or((READERS * READS) as f64, |(_, reads)| *reads);
             let fetched = run.wire.map_or(0, |wire| wire.bytes);
-            run.extra = Some(("x asked", fetched as f64 / (reads * PIECE as f64)));
+            run.extra = Some(("x asked".into(), fetched as f64 / (reads * PIECE as f64)));
         }
-        let mut goals = vec![Goal::Extra("x asked", 4.0)];
+        let mut goals = vec![Goal::Extra("x asked".into(), 4.0)];
         if place == Place::Far {
             let bound = (READS as f64) * 0.020;
             goals.push(Goal::Seconds(bound / 0.9));
@@ -124,6 +125,6 @@ fn read(world: &World, file: &Path, offsets: &[Vec<u64>]) -> Run {
     let done = done.load(Ordering::Relaxed);
     let all = READERS * READS;
     let mut run = Run::plain(elapsed.mul_f64(all as f64 / done.max(1) as f64));
-    run.extra = Some(("reads", done as f64));
+    run.extra = Some(("reads".into(), done as f64));
     run
 }

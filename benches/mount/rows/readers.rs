@@ -17,7 +17,12 @@ use crate::settings::Settings;
 use crate::world::{Place, World};
 
 /// How many read at once.
-const READERS: [usize; 4] = [1, 4, 16, 64];
+fn counts(settings: &Settings) -> &'static [usize] {
+    match settings.quick {
+        true => &[1, 16],
+        false => &[1, 4, 16, 64],
+    }
+}
 
 /// How many chunks of the large file are read here.
 fn chunks(world: &World) -> usize {
@@ -44,7 +49,7 @@ fn in_threads(threads: usize, work: impl Fn(usize) + Sync) -> Run {
 /// Many readers of one file: each has a handle, and reads its share in order.
 pub fn of_one(world: &World, settings: &Settings) -> Vec<Row> {
     let part = (chunks(world) * CHUNK) as u64;
-    let measure = |readers: usize| {
+    let measure = |&readers: &usize| {
         let read = |root: &Path| {
             in_threads(readers, |n| {
                 let file = File::open(root.join(LARGE)).unwrap();
@@ -71,13 +76,13 @@ pub fn of_one(world: &World, settings: &Settings) -> Vec<Row> {
             contestants: cold_turns(world, &settings.minor(), place, mounts, &read, floor),
         }
     };
-    READERS.into_iter().map(measure).collect()
+    counts(settings).iter().map(measure).collect()
 }
 
 /// Many readers of many files: each takes the next file.
 pub fn of_many(world: &World, settings: &Settings) -> Vec<Row> {
     let all = MEDIUM as u64 * settings.medium;
-    let measure = |readers: usize| {
+    let measure = |&readers: &usize| {
         let read = |root: &Path| {
             let next = AtomicUsize::new(0);
             in_threads(readers, |_| {
@@ -111,7 +116,7 @@ pub fn of_many(world: &World, settings: &Settings) -> Vec<Row> {
             contestants: cold_turns(world, &settings.minor(), place, mounts, &read, floor),
         }
     };
-    READERS.into_iter().map(measure).collect()
+    counts(settings).iter().map(measure).collect()
 }
 
 /// A file of tensors, mapped: each thread takes the next tensor.

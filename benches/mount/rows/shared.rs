@@ -39,7 +39,10 @@ pub fn mounts(world: &World, settings: &Settings) -> Vec<Row> {
             drop(daemons);
             let mut run = run.with_wire(world, before);
             let fetched = run.wire.map_or(0, |wire| wire.bytes);
-            run.extra = Some(("x the file fetched", fetched as f64 / settings.large as f64));
+            run.extra = Some((
+                "x the file fetched".into(),
+                fetched as f64 / settings.large as f64,
+            ));
             clear(&cache);
             vec![run]
         })
@@ -55,7 +58,7 @@ pub fn mounts(world: &World, settings: &Settings) -> Vec<Row> {
         title: format!("Large file by {MOUNTS} mounts that share a cache, cold, 20 ms"),
         about: "Each reads all of it at the same time; the floor is one mount alone.".into(),
         work: Work::Bytes(MOUNTS as u64 * settings.large),
-        goals: vec![Goal::Extra("x the file fetched", 1.05)],
+        goals: vec![Goal::Extra("x the file fetched".into(), 1.05)],
         contestants: take_turns(&settings.minor(), runners).remove(0),
     }]
 }
@@ -85,7 +88,7 @@ pub fn latency(world: &World, settings: &Settings) -> Vec<Row> {
             latencies.sort_unstable();
             let run = |per_cent: usize| Run {
                 usage,
-                extra: Some(("MB/s beside it", rate)),
+                extra: Some(("MB/s beside it".into(), rate)),
                 ..Run::plain(latencies[(latencies.len() * per_cent / 100).min(latencies.len() - 1)])
             };
             vec![run(50), run(99)]

@@ -29,6 +29,7 @@ pub fn growth(world: &World, settings: &Settings) -> Vec<Row> {
 
 fn find_at(world: &World, settings: &Settings, place: Place, tree: &Tree) -> Vec<Row> {
     let count = tree.count();
+    let grown = tree.prefixes > Tree::new(1).prefixes;
     let runner = |mount: Mount| {
         Runner::new(mount.name, mount.role, move || {
             let cache = world.fresh("cache");
@@ -36,7 +37,9 @@ fn find_at(world: &World, settings: &Settings, place: Place, tree: &Tree) -> Vec
                 let held = daemon.held();
                 let mut run = measured(daemon, || tools::find(&daemon.at, tree, settings.limit));
                 let held = daemon.held().saturating_sub(held) as f64 / (1 << 20) as f64;
-                run.extra = Some(("MiB kept a million", held * 1e6 / count as f64));
+                if grown {
+                    run.extra = Some(("MiB kept a million".into(), held * 1e6 / count as f64));
+                }
                 run
             };
             let before = world.wire();
@@ -59,7 +62,6 @@ fn find_at(world: &World, settings: &Settings, place: Place, tree: &Tree) -> Vec
         })
     };
     // Of many times as many there is no copy in JuiceFS, and s3fs asks for each.
-    let grown = tree.prefixes > Tree::new(1).prefixes;
     let able = |mount: &Mount| !grown || !matches!(mount.name, "juicefs" | "s3fs");
     let mounts = mounts::all(settings).into_iter().filter(able);
     let mut runners: Vec<_> = mounts.map(runner).collect();
@@ -82,9 +84,13 @@ fn find_at(world: &World, settings: &Settings, place: Place, tree: &Tree) -> Vec
         id: format!("find-{id}-{count}@{}", place.name()),
         title: format!("find -ls of {count} objects {when}, {}", place.distance()),
         about: format!(
-            "`find -ls` over {} prefixes of {EACH} objects each; each line is compared. The last \
-             column is by how much the daemon's memory grew, by a million of entries.",
-            tree.prefixes
+            "`find -ls` over {} prefixes of {EACH} objects each; each line is compared.{}",
+            tree.prefixes,
+            if grown {
+                " The last column is by how much the daemon's memory grew, by a million of entries."
+            } else {
+                ""
+            }
         ),
         work: Work::Entries(count),
         goals: match grown {
