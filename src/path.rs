@@ -128,7 +128,12 @@ impl RelPath {
         if self.is_root() {
             RelPath(name.0.clone())
         } else {
-            RelPath(format!("{}/{}", self.0, name.0).into())
+            // For each entry of each listing: without what formatting costs.
+            let mut path = String::with_capacity(self.0.len() + 1 + name.0.len());
+            path.push_str(&self.0);
+            path.push('/');
+            path.push_str(&name.0);
+            RelPath(path.into())
         }
     }
 

@@ -71,7 +71,8 @@ pub fn serve(
     });
     let budget = Budget::split(view.ceiling.bytes);
     let filesystem = Fuse::new(view.vfs.clone(), runtime.clone(), passthrough.clone())
-        .with_requests(budget.request_count());
+        .with_requests(budget.request_count())
+        .with_inodes(budget.inode_count());
     let replies = filesystem.replies();
     let (session, device) = mount::mount(filesystem, &mounter, errand, &kernel)
         .map_err(|e| Error::System(mount_error(&mountpoint, &e)))?;

@@ -24,7 +24,7 @@ use crate::source::{ErrorKind, Result};
 const NEAR: usize = 3;
 
 /// Entries that are looked through for the next directories, at most.
-const LOOK: usize = 512;
+const LOOK: usize = 256;
 
 /// Directories that are loaded from SQLite at once, at most.
 const LOAD: usize = 128;
@@ -52,9 +52,13 @@ impl Catalogue {
             let known = self.recall(parent);
             known.is_some_and(|known| next_dirs(&known, from, NEAR).any(|name| name == to))
         };
-        let Some(go) = lock(&self.walks).opened(dir, now, is_near) else {
+        let Some(mut go) = lock(&self.walks).opened(dir, now, is_near) else {
             return;
         };
+        // It may have climbed out of what was swept.
+        go.sweep = go
+            .sweep
+            .filter(|sweep| place(sweep.root(), &go.at, false).is_some());
         let goes_on = go.leads && go.sweep.is_some();
         if !goes_on && !self.lacks_next(&go, known, now) {
             lock(&self.walks).pause(go.id, None);
@@ -140,8 +144,9 @@ impl Catalogue {
                 return walks.pause(id, Some(sweep));
             };
             drop(walks);
-            if let Some(start) = place(sweep.root(), &at, false) {
-                sweep.skip_to(&start);
+            match place(sweep.root(), &at, false) {
+                Some(start) => sweep.skip_to(&start),
+                None => return lock(&self.walks).pause(id, None),
             }
         }
     }

@@ -48,16 +48,17 @@ pub(super) struct Walks {
 #[derive(Debug)]
 struct Walk {
     id: u64,
-    /// All that it opened is this or below it.
-    root: RelPath,
+    /// The highest directory in which it went from one directory to the next; nothing if it only
+    /// went down so far. It is not thought to go beyond.
+    root: Option<RelPath>,
     at: RelPath,
     run: u64,
-    /// Whether it went from one directory to the next beside it.
-    sideways: bool,
     touched: Instant,
     /// Listed ahead and not opened yet.
     waiting: HashSet<RelPath>,
     used: u64,
+    /// Directories listed ahead that it went past.
+    passed: u64,
     barren: u64,
     task: Task,
 }
@@ -75,7 +76,7 @@ enum Task {
 #[derive(Debug)]
 pub(super) struct Go {
     pub(super) id: u64,
-    /// Below which it is.
+    /// The highest directory in which it went from one directory to the next.
     pub(super) root: RelPath,
     /// Where it is.
     pub(super) at: RelPath,
@@ -137,7 +138,8 @@ impl Walks {
             return None;
         }
         let walk = &mut self.walks[0];
-        if walk.run < self.proof || !walk.sideways || !walk.has_room() {
+        let root = walk.root.clone()?;
+        if walk.run < self.proof || !walk.has_room() {
             return None;
         }
         let sweep = match std::mem::replace(&mut walk.task, Task::UnderWay) {
@@ -147,7 +149,7 @@ impl Walks {
         };
         Some(Go {
             id: walk.id,
-            root: walk.root.clone(),
+            root,
             at: walk.at.clone(),
             most: walk.room(),
             leads: !walk.waiting.is_empty(),
@@ -210,20 +212,20 @@ impl Walks {
         }
         if self.walks.len() >= WALKS {
             // One that was never a walk goes first.
-            let index = self.walks.iter().rposition(|walk| !walk.sideways);
+            let index = self.walks.iter().rposition(|walk| walk.root.is_none());
             self.end(index.unwrap_or(self.walks.len() - 1));
         }
         let id = self.next_id;
         self.next_id += 1;
         let walk = Walk {
             id,
-            root: dir.clone(),
+            root: None,
             at: dir.clone(),
             run: 1,
-            sideways: false,
             touched: now,
             waiting: HashSet::new(),
             used: 0,
+            passed: 0,
             barren: 0,
             task: Task::Nothing,
         };
@@ -232,7 +234,7 @@ impl Walks {
 
     fn end(&mut self, index: usize) {
         let walk = self.walks.remove(index);
-        let wasted = walk.waiting.len() as u64;
+        let wasted = walk.passed + walk.waiting.len() as u64;
         self.wasted += wasted;
         if wasted > walk.used {
             self.proof = (self.proof * 2).min(LONGEST_PROOF);
@@ -264,10 +266,10 @@ impl Walk {
             return false;
         }
         self.run += 1;
-        self.sideways |= !from.is_empty();
         self.at = dir.clone();
-        if self.root.strip_prefix(&parent).is_some() {
-            self.root = parent;
+        let is_higher = |root: &RelPath| root.strip_prefix(&parent).is_some();
+        if !from.is_empty() && self.root.as_ref().is_none_or(is_higher) {
+            self.root = Some(parent);
         }
         true
     }
@@ -278,7 +280,172 @@ impl Walk {
         most.saturating_sub(self.waiting.len())
     }
 
-    fn has_room(&self) -> bool {
+    fn has_room(&mut self) -> bool {
+        if self.room() == 0 {
+            // What it left out, or was hidden from it, is not waited for any more.
+            let before = self.waiting.len();
+            let at = self.at.clone();
+            self.waiting.retain(|dir| comes_after(dir, &at));
+            self.passed += (before - self.waiting.len()) as u64;
+        }
         self.room() > 0 && self.barren < (2 * self.run).min(BARREN)
+    }
+}
+
+/// Returns whether a walk comes to `dir` after `at`.
+fn comes_after(dir: &RelPath, at: &RelPath) -> bool {
+    // No name has a NUL in it: all below a directory comes before what has a longer name.
+    let order = |path: &RelPath| {
+        let bytes = path.as_str().as_bytes().to_vec();
+        bytes.into_iter().map(|b| if b == b'/' { 0 } else { b })
+    };
+    order(dir).gt(order(at))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A tree of ten directories in each of ten, whose names are digits.
+    fn is_near(_: &RelPath, from: &str, to: &str) -> bool {
+        let digit = |name: &str| name.parse::<i64>().unwrap_or(-1);
+        (1..=3).contains(&(digit(to) - digit(from)))
+    }
+
+    fn path(text: &str) -> RelPath {
+        RelPath::new(text).unwrap()
+    }
+
+    fn open(walks: &mut Walks, dir: &str) -> Option<Go> {
+        walks.opened(&path(dir), Instant::now(), is_near)
+    }
+
+    fn all() -> Vec<String> {
+        let below = |a: usize| (0..10).map(move |b| format!("{a}/{b}"));
+        (0..10)
+            .flat_map(|a| std::iter::once(a.to_string()).chain(below(a)))
+            .collect()
+    }
+
+    #[test]
+    fn a_parent_and_two_children_are_a_walk_and_it_climbs() {
+        let mut walks = Walks::default();
+        assert!(open(&mut walks, "3").is_none());
+        assert!(open(&mut walks, "3/0").is_none());
+        let go = open(&mut walks, "3/1").unwrap();
+        assert_eq!((go.root, go.at, go.most), (path("3"), path("3/1"), 6));
+        assert!(open(&mut walks, "3/2").is_none(), "it is under way");
+        walks.pause(go.id, None);
+        // One that a filter hides is passed over; another reader a little behind counts too.
+        assert!(open(&mut walks, "3/4").is_some());
+        walks.pause(go.id, None);
+        assert_eq!(open(&mut walks, "3/3").unwrap().at, path("3/4"));
+        walks.pause(go.id, None);
+        let go = open(&mut walks, "4").unwrap();
+        assert_eq!((go.root, go.at), (RelPath::root(), path("4")));
+        // Going down is no reason to look further up.
+        let mut walks = Walks::default();
+        for dir in ["", "0", "0/0", "0/0/0"] {
+            assert!(open(&mut walks, dir).is_none());
+        }
+        assert_eq!(open(&mut walks, "0/0/1").unwrap().root, path("0/0"));
+    }
+
+    #[test]
+    fn going_down_alone_or_here_and_there_is_none() {
+        let mut walks = Walks::default();
+        for dir in [
+            "0", "0/0", "0/0/0", "0/0/0/0", "7", "5", "9/9", "5/1", "0/8", "4/4",
+        ] {
+            assert!(open(&mut walks, dir).is_none(), "{dir}");
+        }
+    }
+
+    #[test]
+    fn what_a_walk_leaves_out_does_not_stop_it() {
+        let mut walks = Walks::default();
+        open(&mut walks, "0");
+        for n in 0..10 {
+            let go = open(&mut walks, &format!("0/{n}"));
+            assert_eq!(go.is_some(), n > 0, "{n}");
+            let Some(go) = go else { continue };
+            // None of these is ever opened.
+            for k in 0..go.most {
+                walks.expect(go.id, path(&format!("0/{n}/x{k}")));
+            }
+            walks.pause(go.id, None);
+        }
+        let order = ["a", "a/b", "a/b/c", "a/c", "a-", "a-/b", "a0"];
+        for pair in order.windows(2) {
+            assert!(comes_after(&path(pair[1]), &path(pair[0])), "{pair:?}");
+            assert!(!comes_after(&path(pair[0]), &path(pair[1])), "{pair:?}");
+        }
+    }
+
+    #[test]
+    fn two_who_walk_do_not_disturb_each_other() {
+        let mut walks = Walks::default();
+        let mut gone = [0, 0];
+        for n in 0..10 {
+            for (who, top) in [1, 6].into_iter().enumerate() {
+                if n == 0 {
+                    open(&mut walks, &top.to_string());
+                }
+                if let Some(go) = open(&mut walks, &format!("{top}/{n}")) {
+                    assert_eq!(go.root, path(&top.to_string()));
+                    gone[who] += 1;
+                    walks.pause(go.id, None);
+                }
+            }
+        }
+        assert_eq!(gone, [9, 9]);
+    }
+
+    #[test]
+    fn lists_in_vain_ask_for_more_proof() {
+        let mut walks = Walks::default();
+        let mut now = Instant::now();
+        let mut proofs = Vec::new();
+        for _ in 0..2 {
+            // Nobody opened what was listed ahead.
+            now += 2 * PAUSE;
+            let mut open = |dir: &str| walks.opened(&path(dir), now, is_near);
+            open("0");
+            let (proof, go) = (0..10)
+                .find_map(|n| Some((n, open(&format!("0/{n}"))?)))
+                .unwrap();
+            proofs.push(proof);
+            for k in 0..3 {
+                walks.expect(go.id, path(&format!("0/9/x{k}")));
+            }
+            walks.pause(go.id, None);
+        }
+        assert_eq!(proofs, [1, 4]);
+        assert_eq!(walks.counts(), (0, 3));
+    }
+
+    proptest! {
+        /// However somebody goes about: never do more wait than twice what was opened in a row.
+        #[test]
+        fn what_waits_is_bounded_by_the_proof(
+            dirs in prop::collection::vec(prop::sample::select(all()), 0..60),
+            bring in 0..20usize,
+        ) {
+            let mut walks = Walks::default();
+            let mut brought = 0;
+            for dir in dirs {
+                let Some(go) = open(&mut walks, &dir) else { continue };
+                prop_assert!(go.most > 0);
+                for _ in 0..bring.min(go.most) {
+                    walks.expect(go.id, path(&format!("ahead/{brought}")));
+                    brought += 1;
+                }
+                walks.pause(go.id, None);
+                for walk in &walks.walks {
+                    prop_assert!(walk.waiting.len() as u64 <= 2 * walk.run);
+                }
+            }
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Who may hold how much memory on the way from the network to a reader. Nobody who holds a share
 //! waits for more of it, so nobody waits for ever; and read-ahead leaves the last of it to readers.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -55,8 +55,10 @@ impl Buffers {
 pub(super) struct Unkept {
     free: Semaphore,
     kib: u32,
-    /// Until when readers take turns. A leaf.
-    until: Mutex<Option<Instant>>,
+    /// What the time is counted from.
+    since: Instant,
+    /// Until when readers take turns, in milliseconds: 0 if they never had to.
+    until: AtomicU64,
 }
 
 /// For how long readers take turns after one found its bytes gone before it could read them.
@@ -70,22 +72,26 @@ impl Unkept {
         Unkept {
             free: Semaphore::new(kib as usize),
             kib,
-            until: Mutex::new(None),
+            since: Instant::now(),
+            until: AtomicU64::new(0),
         }
     }
 
-    fn until(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
-        self.until.lock().unwrap_or_else(PoisonError::into_inner)
+    fn now(&self) -> u64 {
+        u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     /// Takes note that bytes were gone before their reader could read them.
     pub(super) fn crowded(&self) {
-        *self.until() = Some(Instant::now() + TURNS);
+        let turns = TURNS.as_millis() as u64;
+        self.until.fetch_max(self.now() + turns, Ordering::Relaxed);
     }
 
     /// Returns whether readers take turns now.
     pub(super) fn is_crowded(&self) -> bool {
-        self.until().is_some_and(|until| Instant::now() < until)
+        // Asked by every reader who waits: the clock is not looked at while there was no need.
+        let until = self.until.load(Ordering::Relaxed);
+        until > 0 && self.now() < until
     }
 
     /// Waits for a turn to read `len` bytes; one who asks for more than there is takes all. The

@@ -130,6 +130,12 @@ impl Run {
         }
     }
 
+    /// Takes note that the run went elsewhere than was thought: what is ahead counts no longer, and
+    /// less is from now on.
+    pub fn on_turn(&mut self) {
+        self.on_waste(self.ahead_files, self.ahead_bytes);
+    }
+
     /// Takes note that something was asked for ahead.
     pub fn on_issue(&mut self, bytes: u64) {
         self.ahead_files += 1;

@@ -24,11 +24,12 @@ pub(super) type Turn<'a> = SemaphorePermit<'a>;
 impl Turns {
     /// Returns turns for a source that `fetcher`'s readers share.
     pub fn new(fetcher: &Fetcher) -> Turns {
-        // Of 64 connections 16, and 24 more, beside the 16 of read-ahead inside of files.
-        let always = (fetcher.busy / 2).saturating_sub(PREFETCH_REQUESTS.min(fetcher.busy / 4));
+        // Of 64 connections 16, and 23 more, beside the 16 of read-ahead inside of files.
+        let half = fetcher.busy / 2;
+        let always = half.saturating_sub(PREFETCH_REQUESTS).max(1);
         Turns {
-            always: Semaphore::new(always.max(1)),
-            idle: Semaphore::new(fetcher.busy * 3 / 8),
+            always: Semaphore::new(always),
+            idle: Semaphore::new((half - 1).saturating_sub(fetcher.busy / 8)),
         }
     }
 
@@ -49,5 +50,41 @@ impl Turns {
             turn = self.always.acquire() => turn.ok(),
             turn = idle => turn,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn half_of_the_connections_are_not_used_while_readers_wait_and_some_never() {
+        let fetcher = Fetcher::new();
+        let turns = Turns::new(&fetcher);
+        let soon = Duration::from_millis(10);
+        let take = async |flight: &Flight| {
+            let turn = turns.wait(&fetcher, flight);
+            tokio::time::timeout(soon, turn).await
+        };
+        let flight = Flight::new(0..1, false);
+        let mut taken = Vec::new();
+        fetcher.demanded.store(1, Ordering::Relaxed);
+        while let Ok(turn) = take(&flight).await {
+            taken.push(turn.unwrap());
+        }
+        assert_eq!(taken.len() + PREFETCH_REQUESTS, fetcher.busy / 2);
+        fetcher.demanded.store(0, Ordering::Relaxed);
+        while let Ok(turn) = take(&flight).await {
+            taken.push(turn.unwrap());
+        }
+        assert_eq!(taken.len() + PREFETCH_REQUESTS, 55);
+        // One that a reader waits for goes without.
+        flight.urgent.notify_one();
+        assert!(take(&flight).await.unwrap().is_none());
+        taken.pop();
+        assert!(take(&flight).await.unwrap().is_some());
     }
 }

@@ -43,6 +43,9 @@ use report::Reporter;
 /// so far more than there are readers. They cost nothing here while they wait.
 const MAX_BACKGROUND: u16 = 8192;
 
+/// Inodes that are room for any directory but the largest.
+const MANY_INODES: usize = 65_536;
+
 /// The block size of `statfs`, and of attributes.
 const BLOCK: u32 = 4096;
 
@@ -61,6 +64,8 @@ pub struct Fuse {
     cache_dirs: bool,
     /// How many requests may be under way in the background.
     max_background: u16,
+    /// Whether all entries of all directories come with attributes, and so become inodes.
+    plus_always: bool,
 }
 
 thread_local! {
@@ -78,6 +83,7 @@ impl Fuse {
             passthrough,
             replies: Arc::default(),
             max_background: MAX_BACKGROUND,
+            plus_always: true,
             cache_dirs: mount::kernel_version().is_none_or(|v| !((6, 9)..=(6, 12)).contains(&v)),
         }
     }
@@ -85,6 +91,13 @@ impl Fuse {
     /// Bounds how many requests the kernel may have under way in the background.
     pub fn with_requests(mut self, most: u16) -> Fuse {
         self.max_background = most.min(MAX_BACKGROUND);
+        self
+    }
+
+    /// Bounds how many inodes the kernel is to know. Where they are few, it makes no inodes of names
+    /// that nobody looks at.
+    pub fn with_inodes(mut self, most: usize) -> Fuse {
+        self.plus_always = most >= MANY_INODES;
         self
     }
 
@@ -186,9 +199,14 @@ fn reply_absent(reply: ReplyEntry, ttl: Duration) {
 
 impl Filesystem for Fuse {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        // Each is asked for on its own: an old kernel that lacks one still gets the others. Entries
-        // always come with attributes (no FUSE_READDIRPLUS_AUTO): those who read a whole directory
-        // before they look at its files (find, tar, du) would look up each of them.
+        // Those who read a whole directory before they look at its files (find, tar, du) would look
+        // up each of them if entries came with attributes only where the kernel sees a need.
+        if !self.plus_always
+            && let Err(missing) = config.add_capabilities(InitFlags::FUSE_READDIRPLUS_AUTO)
+        {
+            debug!(?missing, "the kernel has no such ability");
+        }
+        // Each is asked for on its own: an old kernel that lacks one still gets the others.
         for wanted in [
             InitFlags::FUSE_ASYNC_READ,
             InitFlags::FUSE_PARALLEL_DIROPS,

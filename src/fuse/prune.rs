@@ -49,7 +49,7 @@ pub fn start(
             while woken.recv().is_ok() {
                 loop {
                     let Some(known) = vfs.upgrade() else { return };
-                    let (before, idle) = (known.in_use().0, known.idle(BATCH));
+                    let idle = known.idle(BATCH);
                     drop(known);
                     if idle.is_empty() {
                         break;
@@ -57,7 +57,8 @@ pub fn start(
                     asking.let_go(&idle);
                     std::thread::sleep(PAUSE);
                     let Some(known) = vfs.upgrade() else { return };
-                    if known.in_use().0 >= before {
+                    // Others may come faster than these go.
+                    if idle.iter().all(|inode| known.attr(inode.ino).is_ok()) {
                         drop(known);
                         std::thread::sleep(IN_VAIN);
                     }

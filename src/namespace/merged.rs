@@ -188,6 +188,15 @@ pub struct MergedEntry<'a> {
 }
 
 impl MergedEntry<'_> {
+    /// As [`MergedEntry::path`]. `dir` is the directory's place in the volume and `path` the entry's,
+    /// whose memory is shared where the source has it there too.
+    pub fn path_at(&self, dir: &RelPath, path: &RelPath) -> RelPath {
+        match self.dir {
+            Some(there) if there == dir => path.clone(),
+            _ => self.path(),
+        }
+    }
+
     /// Returns where the entry is in its layer's source.
     pub fn path(&self) -> RelPath {
         match self.dir {

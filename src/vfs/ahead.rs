@@ -78,6 +78,8 @@ struct Walk {
     dir: RelPath,
     /// Where what comes next is looked for.
     cursor: Cursor,
+    /// Whether directories are read in the order of their listing, as far as is known.
+    is_ordered: bool,
     /// Whether the cursor came to something that is not known.
     is_stuck: bool,
     /// Whether somebody is looking for what comes next.
@@ -204,7 +206,8 @@ impl Ahead {
         }
         let mut state = self.state();
         let goes_on = |walk: &&mut Walk| {
-            walk.is_stuck && walk.run.is_proven() && !walk.is_over() && is_next(dir, &walk.dir)
+            let is_awaited = walk.is_stuck || !walk.has_passed(dir);
+            is_awaited && walk.run.is_proven() && !walk.is_over() && is_next(dir, &walk.dir)
         };
         let Some(walk) = state
             .walks
@@ -214,6 +217,11 @@ impl Ahead {
         else {
             return;
         };
+        if !walk.is_stuck {
+            // Some programs have an order of their own, also of directories: follow them.
+            walk.is_ordered = false;
+            walk.run.on_turn();
+        }
         walk.move_to(dir, 0);
         self.go_on(walk);
     }
@@ -271,7 +279,7 @@ impl Ahead {
         if let Some(room) = walk.run.room() {
             walk.is_busy = true;
             let (this, id, cursor) = (self.clone(), walk.id, walk.cursor.clone());
-            let is_walk = walk.run.is_walk();
+            let is_walk = walk.run.is_walk() && walk.is_ordered;
             self.opener
                 .runtime
                 .spawn(async move { this.advance(id, cursor, is_walk, room) });
@@ -357,9 +365,9 @@ impl Ahead {
         });
         let mark = Mark {
             walk: id,
-            layer: layer,
+            layer,
             dir: dir.clone(),
-            position: position,
+            position,
             bytes: piece,
         };
         let held = Held {
@@ -474,6 +482,7 @@ impl State {
                 dir: dir.clone(),
                 position: position + 1,
             },
+            is_ordered: true,
             is_stuck: false,
             is_busy: false,
             here: 0,
@@ -498,6 +507,11 @@ impl Walk {
             dir: dir.clone(),
             position,
         };
+    }
+
+    /// Returns whether the files of a directory were asked for already, in the order of listings.
+    fn has_passed(&self, dir: &RelPath) -> bool {
+        self.dir < *dir && *dir <= self.cursor.dir
     }
 
     /// Returns whether it was left too long ago to go on elsewhere.

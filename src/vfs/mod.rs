@@ -441,7 +441,8 @@ impl Vfs {
             let path = node.path.join(&found.entry.name);
             let unsized_file = needs_size(&found.entry);
             let name = &found.entry.name;
-            let (ino, what) = self.identify(&path, found.entry.clone(), found.layer, found.path());
+            let there = found.path_at(&node.path, &path);
+            let (ino, what) = self.identify(&path, found.entry.clone(), found.layer, there);
             let (attr, ttl) = if count && !unsized_file {
                 let attr = self.attr_of(&self.nodes.look_up(ino, path, what));
                 (attr, fresh_for.min(FOREVER))

@@ -253,3 +253,22 @@ async fn a_file_that_changed_after_it_was_fetched_ahead_is_read_as_it_is_now() {
     assert_eq!(world.read(ino, 12).await.unwrap(), bytes(7, 7));
     assert_eq!(world.read(ino, 13).await.unwrap(), bytes(0, 13));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_walk_with_an_order_of_its_own_is_followed() {
+    let world = World::strong(10, 50);
+    world.source.set_delay(Duration::from_millis(20));
+    for dir in 0..10 {
+        world.list(dir).await;
+    }
+    let started = tokio::time::Instant::now();
+    for dir in [0, 1, 7, 4, 9, 2, 5, 8, 3, 6] {
+        let ino = world.list(dir).await;
+        for file in 0..50 {
+            assert_eq!(world.read(ino, file).await.unwrap(), bytes(dir, file));
+        }
+    }
+    // One by one, it would be ten seconds.
+    assert!(started.elapsed() < Duration::from_secs(2));
+    assert_eq!(world.source.reads(), 500);
+}
