@@ -99,6 +99,7 @@ impl View {
     pub fn open(settings: &VolumeSettings, owner: Owner, runtime: &Runtime) -> Result<View, Error> {
         crate::tls::install();
         let ceiling = Ceiling::of_process(settings.memory.map(|size| size.0))?;
+        crate::memory::let_buffers_stay(ceiling.bytes);
         let budget = Budget::split(ceiling.bytes);
         let (cache, db) = open_cache(&settings.cache, &budget)?;
         let volume = &settings.volume;

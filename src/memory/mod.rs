@@ -10,7 +10,7 @@ mod usage;
 
 pub(crate) use cgroup::Hierarchy;
 pub use cgroup::{Limit, tightest};
-pub use usage::{resident, tame_allocator};
+pub use usage::{let_buffers_stay, resident, tame_allocator};
 
 use std::path::PathBuf;
 

@@ -18,20 +18,47 @@ fn kib(text: &str, name: &str) -> Option<u64> {
     Some(number * 1024)
 }
 
+/// The ceiling from which on the allocator may keep the buffers of bodies, in bytes.
+const ROOMY: u64 = 192 << 20;
+
 /// Keeps the allocator from holding on to what was freed. To be called before threads are started.
 ///
 /// glibc gives threads arenas of their own, eight for each processor, and each keeps what was freed
 /// in it: with some fifty threads that doubles what a busy daemon takes. Two arenas cost nothing
-/// that was measured. Blocks from 512 KiB on are given back at once; without this line the bound
-/// grows with the first such block that is freed. With a lower one the buffers of fast bodies (up
-/// to some 400 KiB) cost more in page faults than the bytes in them cost to hash and write.
+/// that was measured. Blocks from 128 KiB on are given back at once; without this line the bound
+/// grows with the first such block that is freed.
 pub fn tame_allocator() {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    #[cfg(target_env = "gnu")]
+    allocator(libc::M_ARENA_MAX, 2);
+    give_back(128 << 10, 1 << 20);
+}
+
+/// Lets the allocator keep the buffers of fast bodies (of up to some 400 KiB) where there is room
+/// under a ceiling of `bytes`: given back each time, they cost more in page faults than the bytes
+/// in them cost to hash and write.
+pub fn let_buffers_stay(bytes: u64) {
+    if bytes >= ROOMY {
+        give_back(512 << 10, 8 << 20);
+    }
+}
+
+/// Has the allocator give back blocks from `block` bytes on when they are freed, and what is free
+/// at the end of an arena from `end` bytes on.
+#[cfg(target_env = "gnu")]
+fn give_back(block: libc::c_int, end: libc::c_int) {
+    allocator(libc::M_MMAP_THRESHOLD, block);
+    allocator(libc::M_TRIM_THRESHOLD, end);
+}
+
+/// Other allocators than glibc's are left as they are.
+#[cfg(not(target_env = "gnu"))]
+fn give_back(_: libc::c_int, _: libc::c_int) {}
+
+#[cfg(target_env = "gnu")]
+fn allocator(parameter: libc::c_int, value: libc::c_int) {
     // SAFETY: mallopt only sets the allocator's own parameters, and may be called at any time.
     unsafe {
-        libc::mallopt(libc::M_ARENA_MAX, 2);
-        libc::mallopt(libc::M_MMAP_THRESHOLD, 512 << 10);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, 8 << 20);
+        libc::mallopt(parameter, value);
     }
 }
 
