@@ -440,6 +440,60 @@ fn an_old_listing_is_served_when_the_source_is_down_and_says_so() {
 }
 
 #[test]
+fn a_version_that_cannot_be_confirmed_is_served_and_says_so_unless_the_layer_is_strict() {
+    let place = Place::new();
+    let store = Store::start();
+    let bytes = noise(7, 200_000);
+    store.put_at("f", bytes.clone(), 1_600_000_000);
+    let volume = |strict: bool| {
+        let yaml = format!(
+            "apiVersion: sharedvolume.io/v1\nkind: Volume\nmetadata:\n  name: v\nspec:\n  layers:\n\
+             \x20   - name: web\n      strict: {strict}\n      http:\n        url: {}\n",
+            store.tree()
+        );
+        let file = place.path(&format!("strict-{strict}.yaml"));
+        std::fs::write(&file, yaml).unwrap();
+        file.to_str().unwrap().to_owned()
+    };
+    let args = [
+        "--timeout",
+        "2s",
+        "--refresh",
+        "1h",
+        "--revalidate",
+        "1s",
+        "-c",
+    ];
+    for (name, mood) in [("silent", Mood::Silent), ("broken", Mood::Status(500))] {
+        for strict in [false, true] {
+            let file = volume(strict);
+            let args: Vec<&str> = args.into_iter().chain([file.as_str()]).collect();
+            let mount = place.mount_with(&format!("{name}-{strict}"), &args, |_| {});
+            assert!(mount.read("f") == bytes);
+            let stale = || xattr(&mount.path("f"), "user.svol.stale");
+            assert!(stale().is_err());
+            store.mood("f", mood);
+            std::thread::sleep(Duration::from_millis(1500));
+            if strict {
+                let failed = errno(read(&mount, "f"));
+                assert!(
+                    [Errno::TIMEDOUT, Errno::HOSTUNREACH, Errno::IO].contains(&failed),
+                    "{name}: {failed}"
+                );
+            } else {
+                assert!(mount.read("f") == bytes);
+                let why = stale().unwrap();
+                assert!(why.starts_with("web: "), "{name}: {why}");
+            }
+            store.mood("f", Mood::Serve);
+            wait_until("all is well again", || {
+                read(&mount, "f").is_ok_and(|got| got == bytes) && stale().is_err()
+            });
+        }
+    }
+}
+
+#[test]
 fn the_bandwidth_is_limited() {
     const SIZE: usize = 3 << 20;
     let place = Place::new();

@@ -6,12 +6,13 @@
 //! what the catalogue knows: nothing here has to survive.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use super::file::OpenFile;
 use super::shards::Shards;
 use crate::entry::{Entry, Kind, Timestamp};
 use crate::path::{Name, RelPath};
+use crate::source;
 
 /// An inode number. The root's is 1.
 pub type Ino = u64;
@@ -65,6 +66,8 @@ pub(super) struct Node {
     pub(super) opened: Mutex<Weak<OpenFile>>,
     /// The generation of the listing that the kernel's directory cache was last filled with.
     pub(super) listed: AtomicU64,
+    /// Why its source could not say whether the version is still current, when it was last asked.
+    unconfirmed: Mutex<Option<source::Error>>,
 }
 
 /// How often a source is asked what became of a version that is gone, in nanoseconds.
@@ -81,7 +84,7 @@ impl Node {
         let mut told = self
             .told_stale
             .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+            .unwrap_or_else(PoisonError::into_inner);
         if told.contains(&caller) {
             return false;
         }
@@ -103,6 +106,20 @@ impl Node {
                 .looked_into
                 .compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed)
                 .is_ok()
+    }
+
+    /// Takes note of what became of asking whether the version is still current.
+    pub(super) fn confirmed(&self, failure: Option<source::Error>) {
+        *self
+            .unconfirmed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = failure;
+    }
+
+    /// Returns why that could not be told, if it could not.
+    pub(super) fn unconfirmed(&self) -> Option<source::Error> {
+        let failure = self.unconfirmed.lock();
+        failure.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(super) fn is_dir(&self) -> bool {
@@ -168,6 +185,7 @@ impl Nodes {
                 looked_into: AtomicI64::new(i64::MIN),
                 opened: Mutex::default(),
                 listed: AtomicU64::new(0),
+                unconfirmed: Mutex::default(),
             }),
         }
     }
@@ -218,6 +236,7 @@ impl Nodes {
                         looked_into: AtomicI64::new(i64::MIN),
                         opened: Mutex::new(opened.unwrap_or_default()),
                         listed: AtomicU64::new(listed),
+                        unconfirmed: Mutex::default(),
                     });
                     shard.insert(ino, node.clone());
                     drop(shard);

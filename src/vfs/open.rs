@@ -82,7 +82,7 @@ impl Vfs {
         }
         let due = !is_known && self.opener.must_probe(layer, path, &entry);
         if due || (!pinned(&entry) && opened(&node).is_none()) {
-            entry = match self.probe(layer, path, &entry).await {
+            entry = match self.probe(&node, layer, path, &entry).await {
                 // Told before, as in `current`.
                 Err(Error::Stale) if pinned(&entry) && !node.must_tell_stale(caller) => entry,
                 answer => answer?,
@@ -232,19 +232,37 @@ impl Vfs {
         })
     }
 
-    /// Asks the source what the file is now. No answer in time: what is known is used, unless the
-    /// layer is strict or nothing of the file could be served anyway.
-    async fn probe(&self, layer: usize, path: &RelPath, entry: &Entry) -> Result<Entry> {
+    /// Asks the source what the file is now. No answer in time, or none for now: what is known is
+    /// used, and said to be stale, unless the layer is strict or nothing of the file could be served
+    /// anyway.
+    async fn probe(
+        &self,
+        node: &Node,
+        layer: usize,
+        path: &RelPath,
+        entry: &Entry,
+    ) -> Result<Entry> {
         let asking = self.catalogue(layer).probe(path, entry);
         let now = if pinned(entry) && !self.opener.policies[layer].strict {
-            match tokio::time::timeout(PROBE, asking).await {
-                Ok(Err(error)) if error.kind().is_outage() => return Ok(entry.clone()),
-                Err(_) => return Ok(entry.clone()),
+            let failure = match tokio::time::timeout(PROBE, asking).await {
+                Ok(Err(error)) if error.kind().is_transient() => Err(error),
+                Err(_) => Err(source::Error::new(
+                    source::ErrorKind::Timeout,
+                    format!("no answer within {PROBE:?} to whether it has changed"),
+                )),
+                Ok(answer) => Ok(answer),
+            };
+            match failure {
                 Ok(answer) => answer,
+                Err(error) => {
+                    node.confirmed(Some(error));
+                    return Ok(entry.clone());
+                }
             }
         } else {
             asking.await
         };
+        node.confirmed(None);
         match now {
             Ok(now) if now.version == entry.version => Ok(now),
             Ok(_) => Err(Error::Stale),

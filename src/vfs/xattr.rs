@@ -9,6 +9,7 @@ use super::file::OpenFile;
 use super::node::{Ino, Node, What};
 use super::open::{object_key, opened};
 use crate::entry::Kind;
+use crate::source;
 
 impl Vfs {
     /// Returns the value of an extended attribute. Never waits for a source.
@@ -52,19 +53,24 @@ impl Vfs {
     }
 
     /// Why what is known of a directory, or of the one that a file is in, is older than it should
-    /// be or lacks a layer.
+    /// be or lacks a layer; of a file also why its version could not be confirmed.
     fn stale(&self, node: &Node) -> Option<String> {
         let dir = if node.is_dir() {
             node.path.clone()
         } else {
             node.path.parent()?
         };
-        let listing = self.namespace.peek_list(&dir)?.ok()?;
-        let degraded = listing.degraded().iter().map(|(layer, e)| (*layer, e));
-        let reasons: Vec<String> = degraded
-            .chain(listing.stale())
-            .map(|(layer, e)| format!("{}: {e}", self.namespace.layers()[layer].name))
-            .collect();
+        let say = |layer: usize, error: &source::Error| {
+            format!("{}: {error}", self.namespace.layers()[layer].name)
+        };
+        let mut reasons = Vec::new();
+        if let (What::Leaf { layer, .. }, Some(error)) = (&node.what, node.unconfirmed()) {
+            reasons.push(say(*layer, &error));
+        }
+        if let Some(Ok(listing)) = self.namespace.peek_list(&dir) {
+            let degraded = listing.degraded().iter().map(|(layer, e)| (*layer, e));
+            reasons.extend(degraded.chain(listing.stale()).map(|(l, e)| say(l, e)));
+        }
         (!reasons.is_empty()).then(|| reasons.join("\n"))
     }
 

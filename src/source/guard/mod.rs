@@ -179,6 +179,7 @@ impl Inner {
         let mut until = started + self.options.deadline;
         let mut backoff = Backoff::default();
         let mut failed: Option<Error> = None;
+        let mut lied = false;
         loop {
             if let Err(pause) = self.breaker().admit(Instant::now()) {
                 // Our own attempts may have opened it: what they met says more.
@@ -206,7 +207,11 @@ impl Inner {
                 Err(error) => error,
             };
             let pause = backoff.next(error.retry_after());
-            if !error.kind().is_transient() || Instant::now() + pause >= until {
+            // A reply that makes no sense may be to another request, on a connection that is out of
+            // step and not used again. Once: a server may as well be so.
+            let is_misplaced =
+                error.kind() == ErrorKind::Lied && !std::mem::replace(&mut lied, true);
+            if !(error.kind().is_transient() || is_misplaced) || Instant::now() + pause >= until {
                 return Err(context(error));
             }
             Counting::add(&self.counting.retries, 1);

@@ -119,7 +119,13 @@ async fn transient_failures_are_retried_and_others_are_not() {
         assert_eq!((counters.requests, counters.retries), (3, 2), "{kind:?}");
         assert_eq!(guard.health().status, Status::Ready);
     }
-    for kind in [NotFound, Changed, Denied, NotNow, Lied, Invalid] {
+    // Once: it may be the reply to another request.
+    let guard = guarded([Step::Fail(Lied)], Default::default());
+    assert!(guard.stat(&file()).await.is_ok());
+    let guard = guarded([Step::Fail(Lied), Step::Fail(Lied)], Default::default());
+    assert_eq!(guard.stat(&file()).await.unwrap_err().kind(), Lied);
+    assert_eq!(guard.counters().requests, 2);
+    for kind in [NotFound, Changed, Denied, NotNow, Invalid] {
         let guard = guarded([Step::Fail(kind)], Default::default());
         let error = guard.stat(&file()).await.unwrap_err();
         assert_eq!(error.kind(), kind);
