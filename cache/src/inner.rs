@@ -445,6 +445,10 @@ impl Inner {
     }
 
     pub(crate) fn sealed_file(self: &Arc<Self>) -> Option<Sealed> {
+        // What others read from the file themselves, nobody mends for them.
+        if self.disk().is_some_and(|disk| disk.troubles.lately()) {
+            return None;
+        }
         let backing = self.fresh_backing()?;
         let State::Blob { hash, seal } = backing.state else {
             return None;

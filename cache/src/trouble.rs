@@ -11,6 +11,9 @@ use crate::stats::Counter;
 /// The least time between two log lines of a kind: a full disk would write thousands a second.
 const QUIET: Duration = Duration::from_secs(10);
 
+/// How long after trouble the disk is not relied on.
+const WARY: Duration = Duration::from_secs(60);
+
 /// Something that the disk or the index refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trouble {
@@ -70,6 +73,15 @@ impl Troubles {
         }
         drop(state);
         tracing::warn!(unlogged, "{what}");
+    }
+
+    /// Returns whether there was any within [`WARY`].
+    pub(crate) fn lately(&self) -> bool {
+        self.count.get() > 0
+            && self.last().is_some_and(|last| {
+                // A time in the future is a clock that went back.
+                last.at.elapsed().is_ok_and(|ago| ago < WARY)
+            })
     }
 
     /// Returns the last one.

@@ -242,6 +242,11 @@ fn list(mut out: &TcpStream, shared: &Shared, query: &str) -> std::io::Result<()
     // How many there are, and the key of each; those that end in a slash are directories.
     type Key<'a> = Box<dyn Fn(u64) -> String + 'a>;
     let (count, key): (u64, Key) = match (prefix.as_str(), tree) {
+        // All below it, at whatever depth.
+        ("tree/", _) if of("delimiter").is_none() => (
+            dirs * files,
+            Box::new(move |n| format!("tree/d{:06}/f{}", n / files, n % files)),
+        ),
         ("", _) => (
             3,
             Box::new(|n| ["big/", "flat/", "tree/"][n as usize].into()),
@@ -251,6 +256,21 @@ fn list(mut out: &TcpStream, shared: &Shared, query: &str) -> std::io::Result<()
         ("big/", _) => (big, Box::new(|n| format!("big/b{n:05}"))),
         (_, Some(dir)) => (files, Box::new(move |n| format!("tree/{dir}/f{n}"))),
         _ => (0, Box::new(|_| String::new())),
+    };
+    let from = match of("start-after") {
+        // Keys are in order; this is the number of those up to that one.
+        Some(after) if from == 0 => {
+            let (mut low, mut high) = (0, count);
+            while low < high {
+                let middle = u64::midpoint(low, high);
+                match key(middle) <= after {
+                    true => low = middle + 1,
+                    false => high = middle,
+                }
+            }
+            low
+        }
+        _ => from,
     };
     let to = count.min(from + PAGE);
     let mut page = String::from(
