@@ -446,7 +446,7 @@ impl Inner {
 
     pub(crate) fn sealed_file(self: &Arc<Self>) -> Option<Sealed> {
         // What others read from the file themselves, nobody mends for them.
-        if self.disk().is_some_and(|disk| disk.troubles.lately()) {
+        if self.disk().is_some_and(|disk| disk.troubles.is_failing()) {
             return None;
         }
         let backing = self.fresh_backing()?;

@@ -88,7 +88,7 @@ impl Object {
 
     /// Returns the file that holds exactly the object's bytes, all verified and synced, for
     /// passing reads through to it; None while there is no such file, or it was touched since, or
-    /// the disk gave trouble within the last minute.
+    /// the disk failed within the last minute.
     ///
     /// Small objects never have one. While it is kept, no process evicts the file.
     pub fn sealed_file(&self) -> Option<Sealed> {

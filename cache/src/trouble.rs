@@ -1,5 +1,6 @@
 //! Trouble with the disk: counted always, logged now and then, never a reader's.
 
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Mutex, MutexGuard, PoisonError};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -11,8 +12,32 @@ use crate::stats::Counter;
 /// The least time between two log lines of a kind: a full disk would write thousands a second.
 const QUIET: Duration = Duration::from_secs(10);
 
-/// How long after trouble the disk is not relied on.
+/// How long after an I/O error the disk is not relied on.
 const WARY: Duration = Duration::from_secs(60);
+
+/// What trouble comes from.
+pub(crate) trait Cause: Display {
+    /// Returns whether the disk itself fails: not full, not forbidden, not damaged content.
+    fn is_io_error(&self) -> bool {
+        false
+    }
+}
+
+impl Cause for std::io::Error {
+    fn is_io_error(&self) -> bool {
+        self.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+    }
+}
+
+impl Cause for rusqlite::Error {
+    fn is_io_error(&self) -> bool {
+        self.sqlite_error_code() == Some(rusqlite::ErrorCode::SystemIoFailure)
+    }
+}
+
+impl Cause for crate::error::Error {}
+impl Cause for &str {}
+impl Cause for String {}
 
 /// Something that the disk or the index refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,12 +51,16 @@ pub struct Trouble {
 #[derive(Default)]
 pub(crate) struct Troubles {
     pub(crate) count: Counter,
+    /// Whether there ever was an I/O error.
+    failed: AtomicBool,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
     last: Option<Trouble>,
+    /// When the disk last failed.
+    failed: Option<Instant>,
     kinds: HashMap<&'static str, Kind>,
 }
 
@@ -44,7 +73,7 @@ struct Kind {
 
 impl Troubles {
     /// Notes that `kind` (a verb phrase) failed.
-    pub(crate) fn note(&self, kind: &'static str, error: &dyn Display) {
+    pub(crate) fn note(&self, kind: &'static str, error: &dyn Cause) {
         self.count.add(1);
         let what = format!("the cache cannot {kind}: {error}");
         let mut state = self.state();
@@ -53,6 +82,10 @@ impl Troubles {
             what: what.clone(),
         });
         let now = Instant::now();
+        if error.is_io_error() {
+            state.failed = Some(now);
+            self.failed.store(true, Ordering::Relaxed);
+        }
         let mut unlogged = 0;
         match state.kinds.entry(kind) {
             Entry::Vacant(new) => {
@@ -75,13 +108,10 @@ impl Troubles {
         tracing::warn!(unlogged, "{what}");
     }
 
-    /// Returns whether there was any within [`WARY`].
-    pub(crate) fn lately(&self) -> bool {
-        self.count.get() > 0
-            && self.last().is_some_and(|last| {
-                // A time in the future is a clock that went back.
-                last.at.elapsed().is_ok_and(|ago| ago < WARY)
-            })
+    /// Returns whether the disk failed within [`WARY`].
+    pub(crate) fn is_failing(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
+            && self.state().failed.is_some_and(|at| at.elapsed() < WARY)
     }
 
     /// Returns the last one.
