@@ -243,20 +243,17 @@ impl Vfs {
         entry: &Entry,
     ) -> Result<Entry> {
         let asking = self.catalogue(layer).probe(path, entry);
+        let unconfirmed = |error| {
+            node.confirmed(Some(error));
+            Ok(entry.clone())
+        };
         let now = if pinned(entry) && !self.opener.policies[layer].strict {
-            let failure = match tokio::time::timeout(PROBE, asking).await {
-                Ok(Err(error)) if error.kind().is_transient() => Err(error),
-                Err(_) => Err(source::Error::new(
-                    source::ErrorKind::Timeout,
-                    format!("no answer within {PROBE:?} to whether it has changed"),
-                )),
-                Ok(answer) => Ok(answer),
-            };
-            match failure {
+            match tokio::time::timeout(PROBE, asking).await {
+                Ok(Err(error)) if error.kind().is_transient() => return unconfirmed(error),
                 Ok(answer) => answer,
-                Err(error) => {
-                    node.confirmed(Some(error));
-                    return Ok(entry.clone());
+                Err(_) => {
+                    let what = format!("no answer within {PROBE:?} to whether it has changed");
+                    return unconfirmed(source::Error::new(source::ErrorKind::Timeout, what));
                 }
             }
         } else {
