@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use svol_cache::{Object, Sealed};
+use svol_cache::{Object, SMALL, Sealed};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, OwnedMutexGuard};
 use tokio::time::Instant;
@@ -16,7 +16,6 @@ use super::claims::Claims;
 use super::flight::Flight;
 use super::pace::Pace;
 use super::pour::{self, BATCH, Broken};
-use super::siblings::SMALL;
 use super::window::Advice;
 use super::{Counters, Fetcher, plan};
 use crate::entry::{Digest, Entry};

@@ -5,8 +5,7 @@
 //! is ahead and unread, so a wrong guess wastes at most twice what was of use; files that are read
 //! in no order prove nothing, and nothing is fetched ahead of them.
 
-/// Files up to this size are fetched whole, and in one request.
-pub const SMALL: u64 = 64 << 10;
+use svol_cache::SMALL;
 
 /// The least and the most that is fetched of a larger one, in bytes: as much as the kernel asks for
 /// first, and what one request brings.

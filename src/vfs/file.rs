@@ -12,9 +12,6 @@ use crate::fetch::{Followed, Remote};
 use crate::path::RelPath;
 use crate::source::{self, Source};
 
-/// Objects up to this size are fetched whole by their first read: nothing is ahead of it.
-const SMALL: u64 = 64 << 10;
-
 /// The bytes behind an inode.
 #[derive(Debug)]
 pub(super) enum OpenFile {
@@ -180,7 +177,8 @@ impl Handle {
         if missed || trace.is_marked() {
             ahead.on_read(&self.node.path, trace, len as u64, missed);
         }
-        if len == 0 || remote.size() <= SMALL {
+        if len == 0 || remote.size() <= svol_cache::SMALL {
+            // Its first read fetched it whole: nothing is ahead of it.
             return;
         }
         let window = || self.window.lock().unwrap_or_else(PoisonError::into_inner);

@@ -15,7 +15,7 @@ use crate::path::RelPath;
 use crate::source::Source;
 
 /// Objects up to this size are fetched in one request, so their bytes cannot be of two versions.
-pub(super) const ONE_REQUEST: u64 = 64 << 10;
+pub(super) const ONE_REQUEST: u64 = svol_cache::SMALL;
 
 /// See the module.
 pub(super) struct Opener {
