@@ -69,6 +69,13 @@ impl TestNginx {
         self.server.dir().join("cert.pem")
     }
 
+    /// Kills the server and starts it again.
+    pub fn restart(&self) {
+        self.server.restart();
+        let port = self.url.rsplit(':').next().unwrap().parse().unwrap();
+        wait_until("nginx again", || listens(port));
+    }
+
     /// Stops the server; connections are then refused.
     pub fn stop(&self) {
         self.server.stop();

@@ -74,6 +74,10 @@ impl World for InBucket {
     async fn stop(&self) {
         self.server().stop();
     }
+    async fn restart(&self) -> bool {
+        self.server().restart().await;
+        true
+    }
     fn takes(&self, name: &str) -> bool {
         // SeaweedFS stores a backslash as a slash.
         !name.contains('\\')

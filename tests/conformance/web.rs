@@ -60,6 +60,10 @@ impl World for OnWeb {
     async fn stop(&self) {
         self.nginx.stop();
     }
+    async fn restart(&self) -> bool {
+        self.nginx.restart();
+        true
+    }
     fn takes(&self, name: &str) -> bool {
         // nginx lists no hidden files.
         !name.starts_with('.')
