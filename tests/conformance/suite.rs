@@ -51,7 +51,7 @@ pub trait World: Send + Sync {
     /// Returns the place as a volume file has it, reached at `server` instead of its own address if
     /// that is given.
     fn grafted(&self, _server: Option<SocketAddr>) -> Grafted {
-        unimplemented!("only kinds of a volume of all are grafted")
+        panic!("only kinds of a volume of all are grafted")
     }
     /// Kills the server and starts it again; returns whether there is one.
     async fn restart(&self) -> bool {
