@@ -14,4 +14,5 @@ mod suite;
 
 mod local;
 mod s3;
+mod transport;
 mod web;
