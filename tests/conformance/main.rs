@@ -15,4 +15,5 @@ mod suite;
 mod every;
 mod local;
 mod s3;
+mod transport;
 mod web;

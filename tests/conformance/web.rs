@@ -173,7 +173,7 @@ async fn https_wants_a_certificate_that_is_trusted() {
     assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
     assert!(error.to_string().contains("certificate"), "{error}");
 
-    settings.ca_bundle = Some(world.nginx.ca());
+    settings.tls.ca_bundle = Some(world.nginx.ca());
     let source = HttpSource::new(settings.clone()).unwrap();
     let entry = known(&source, "f").await;
     assert_eq!(read(&source, "f", &entry, 0, 8).await.unwrap(), b"over TLS");
@@ -184,7 +184,7 @@ async fn https_wants_a_certificate_that_is_trusted() {
     assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
     assert!(error.to_string().contains("from https to http"), "{error}");
 
-    settings.ca_bundle = Some(world.disk.root.join("f"));
+    settings.tls.ca_bundle = Some(world.disk.root.join("f"));
     let error = HttpSource::new(settings).map(|_| ()).unwrap_err();
     assert!(error.to_string().contains("CA bundle"), "{error}");
 }
