@@ -6,6 +6,8 @@
 pub mod chaos;
 pub mod disk;
 pub mod faults;
+#[cfg(feature = "ftp")]
+pub mod ftp;
 pub mod mapping;
 pub mod mount;
 pub mod nobody;

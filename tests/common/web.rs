@@ -81,7 +81,7 @@ impl TestNginx {
 }
 
 /// Makes a certificate for 127.0.0.1 that signs itself.
-fn certificate(dir: &Path) {
+pub fn certificate(dir: &Path) {
     let made = Command::new(program("openssl"))
         .current_dir(dir)
         .args([

@@ -2,10 +2,39 @@
 
 use std::sync::Arc;
 
-use super::left_out;
 use crate::config;
 use crate::source::{self, Source};
 
+#[cfg(not(feature = "ftp"))]
 pub(super) fn build(_: &config::FtpSource) -> source::Result<Arc<dyn Source>> {
-    Err(left_out("ftp"))
+    Err(super::left_out("ftp"))
+}
+
+#[cfg(feature = "ftp")]
+pub(super) fn build(ftp: &config::FtpSource) -> source::Result<Arc<dyn Source>> {
+    use crate::source::ftp::{CONNECTIONS, ClientCertificate, FtpSettings, FtpSource, FtpTls};
+
+    let tls = ftp.tls.as_ref();
+    let client = tls.and_then(|tls| tls.client.as_ref());
+    let settings = FtpSettings {
+        port: ftp.port,
+        // A URL's path begins where the login leads.
+        path: ftp.path.as_str().trim_start_matches('/').to_owned(),
+        tls: match ftp.encryption {
+            config::FtpEncryption::None => FtpTls::None,
+            config::FtpEncryption::Explicit => FtpTls::Explicit,
+            config::FtpEncryption::Implicit => FtpTls::Implicit,
+        },
+        user: ftp.user.as_ref().map(|user| user.as_str().to_owned()),
+        password: ftp.password.as_ref().map(super::secret),
+        clear_password: ftp.clear_password,
+        ca_bundle: tls.and_then(|tls| tls.ca_file.clone()),
+        client_certificate: client.map(|client| ClientCertificate {
+            certificate: client.cert_file.clone(),
+            key: client.key_file.clone(),
+        }),
+        connections: ftp.connections.map_or(CONNECTIONS, usize::from),
+        ..FtpSettings::new(ftp.host.as_str())
+    };
+    Ok(Arc::new(FtpSource::new(settings)?))
 }

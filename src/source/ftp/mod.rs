@@ -187,8 +187,8 @@ impl FtpSource {
         let invalid = |what: &str| Err(Error::new(ErrorKind::Invalid, what));
         if settings.tls == FtpTls::None && settings.password.is_some() && !settings.clear_password {
             return invalid(
-                "the password would be sent in the clear: use `tls: explicit` (or `ftps://`), or \
-                 permit it where the network is trusted",
+                "the password would be sent in the clear: set `encryption: explicit` or \
+                 `implicit`, or `clearPassword: true` where the network is trusted",
             );
         }
         let host = settings.host.trim_matches(['[', ']']).to_ascii_lowercase();

@@ -91,7 +91,7 @@ impl Reply {
                 " (it wants the TLS session of the control connection on data connections)"
             }
             421 | 503 | 521 | 522 | 530 | 533..=536 | 550 if speaks_of_tls => {
-                " (it wants TLS: set `tls: explicit`, or `implicit` for a port of its own)"
+                " (it wants TLS: set `encryption: explicit`, or `implicit` for a port of its own)"
             }
             _ => "",
         }
@@ -167,7 +167,10 @@ mod tests {
             assert_eq!(reply(text).error("X").kind(), kind, "{text}");
         }
         let error = reply("530 Non-anonymous sessions must use encryption.").error("USER");
-        assert!(error.to_string().contains("tls: explicit"), "{error}");
+        assert!(
+            error.to_string().contains("encryption: explicit"),
+            "{error}"
+        );
         let hostile = format!("550 \x1b[2J{}", "x".repeat(100_000));
         let error = reply(&hostile).error("X").to_string();
         assert!(error.len() < 500 && !error.contains('\x1b'), "{error}");

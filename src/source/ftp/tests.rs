@@ -35,7 +35,10 @@ fn a_password_goes_in_the_clear_only_where_that_is_said() {
     tree.password = Some(Secret::fixed("hunter2"));
     let error = FtpSource::new(tree.clone()).map(|_| ()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
-    assert!(error.to_string().contains("tls: explicit"), "{error}");
+    assert!(
+        error.to_string().contains("encryption: explicit"),
+        "{error}"
+    );
     tree.clear_password = true;
     assert!(FtpSource::new(tree.clone()).is_ok());
     tree.clear_password = false;
