@@ -124,3 +124,35 @@ impl World for OnFtp {
         Some(Arc::new(FtpSource::new(settings).unwrap()))
     }
 }
+
+/// Reads ranges of one file, several at once; returns the errors.
+async fn ranges(source: &Arc<FtpSource>, size: u64, count: u64) -> Vec<svol::source::Error> {
+    let entry = Arc::new(source.stat(&at("big")).await.unwrap());
+    let reads = (0..count).map(|n| {
+        let (source, entry) = (source.clone(), entry.clone());
+        tokio::spawn(async move {
+            let from = n * 7919 % size;
+            let to = (from + 50_000).min(size);
+            let bytes = read(&*source, "big", &entry, from, to).await?;
+            let truth = noise(5, size as usize);
+            assert!(bytes == truth[from as usize..to as usize], "{from}-{to}");
+            Ok(())
+        })
+    });
+    let mut errors = Vec::new();
+    for read in reads.collect::<Vec<_>>() {
+        errors.extend(read.await.unwrap().err());
+    }
+    errors
+}
+
+#[tokio::test]
+async fn data_connections_resume_the_session_of_their_own_control_connection() {
+    for reuse in [true, false] {
+        let world = OnFtp::new(vsftpd(FtpTls::Explicit, reuse)).await;
+        let size = 2 * 1024 * 1024;
+        world.put("big", &noise(5, size)).await;
+        let errors = ranges(&Arc::new(world.plain()), size as u64, 24).await;
+        assert!(errors.is_empty(), "{errors:?}");
+    }
+}

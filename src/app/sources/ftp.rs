@@ -5,6 +5,14 @@ use std::sync::Arc;
 use crate::config;
 use crate::source::{self, Source};
 
+/// How many connections a source makes unless told: many servers permit each client five or so.
+const CONNECTIONS: usize = 4;
+
+/// Returns how many connections there may be: each does one thing at a time.
+pub(super) fn connections(ftp: &config::FtpSource) -> usize {
+    ftp.connections.map_or(CONNECTIONS, usize::from)
+}
+
 #[cfg(not(feature = "ftp"))]
 pub(super) fn build(_: &config::FtpSource) -> source::Result<Arc<dyn Source>> {
     Err(super::left_out("ftp"))
@@ -12,7 +20,7 @@ pub(super) fn build(_: &config::FtpSource) -> source::Result<Arc<dyn Source>> {
 
 #[cfg(feature = "ftp")]
 pub(super) fn build(ftp: &config::FtpSource) -> source::Result<Arc<dyn Source>> {
-    use crate::source::ftp::{CONNECTIONS, ClientCertificate, FtpSettings, FtpSource, FtpTls};
+    use crate::source::ftp::{ClientCertificate, FtpSettings, FtpSource, FtpTls};
 
     let tls = ftp.tls.as_ref();
     let client = tls.and_then(|tls| tls.client.as_ref());
@@ -33,7 +41,7 @@ pub(super) fn build(ftp: &config::FtpSource) -> source::Result<Arc<dyn Source>> 
             certificate: client.cert_file.clone(),
             key: client.key_file.clone(),
         }),
-        connections: ftp.connections.map_or(CONNECTIONS, usize::from),
+        connections: connections(ftp),
         ..FtpSettings::new(ftp.host.as_str())
     };
     Ok(Arc::new(FtpSource::new(settings)?))

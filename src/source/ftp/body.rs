@@ -42,44 +42,36 @@ impl Reading {
                 Ok(piece) => piece,
                 Err(error) => return Some((Err(error), None)),
             };
-            if reading.left > 0 {
-                return Some((Ok(piece), Some(reading)));
-            }
-            match reading.end().await {
-                Ok(()) => Some((Ok(piece), None)),
-                Err(error) => Some((Err(error), None)),
-            }
+            let last = match reading.left {
+                // It ended too early.
+                left if left > 0 && !piece.is_empty() => return Some((Ok(piece), Some(reading))),
+                left => reading.end(left).await,
+            };
+            Some((last.map(|()| piece), None))
         })
         .boxed()
     }
 
+    /// Returns what comes next; nothing at the end of the transfer.
     async fn piece(&mut self) -> Result<Bytes> {
         let room = usize::try_from(self.left).unwrap_or(PIECE).min(PIECE);
         let mut piece = BytesMut::with_capacity(room);
         let mut limited = (&mut self.transfer).take(room as u64);
-        let read = limited.read_buf(&mut piece).await;
-        match read {
-            Ok(0) => Err(Error::new(
-                ErrorKind::Interrupted,
-                format!("the transfer ended {} bytes too early", self.left),
-            )),
-            Ok(read) => {
-                self.left = self.left.saturating_sub(read as u64);
-                Ok(piece.freeze())
-            }
-            Err(error) => Err(Error::new(
-                ErrorKind::Interrupted,
-                format!("the transfer broke: {error}"),
-            )),
-        }
+        let read = limited.read_buf(&mut piece).await.map_err(|error| {
+            let what = format!("the transfer broke: {error}");
+            Error::new(ErrorKind::Interrupted, what)
+        })?;
+        self.left = self.left.saturating_sub(read as u64);
+        Ok(piece.freeze())
     }
 
     /// Ends the transfer and makes sure that the file still is the one that was read.
-    async fn end(mut self) -> Result<()> {
+    async fn end(mut self, missing: u64) -> Result<()> {
         let mut byte = [0];
         // Some servers end a TLS connection without saying so; all that was wanted is here.
-        let is_longer = self.to_end && matches!(self.transfer.read(&mut byte).await, Ok(1));
-        self.lease.finish(self.transfer).await?;
+        let is_longer =
+            missing == 0 && self.to_end && matches!(self.transfer.read(&mut byte).await, Ok(1));
+        let reply = self.lease.finish(self.transfer).await?;
         let gone = || Error::changed("the file went away while it was read");
         let now = self.lease.describe(&self.path).await?.map_err(|_| gone())?;
         let now = version::file(self.entry.name.clone(), &now, Timestamp::now());
@@ -90,6 +82,13 @@ impl Reading {
             return Err(Error::lied("more bytes came than the file has"));
         }
         self.lease.put_back();
+        if missing > 0 {
+            let what = format!(
+                "the transfer ended {missing} bytes too early: {}",
+                reply.words()
+            );
+            return Err(Error::new(ErrorKind::Interrupted, what));
+        }
         Ok(())
     }
 }

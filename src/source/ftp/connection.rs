@@ -23,7 +23,7 @@ use tokio::net::TcpStream;
 use super::line::{self, Item, What};
 use super::reply::{Reply, broken};
 use super::time;
-use super::{FtpTls, Server};
+use super::{FtpTls, Server, tls};
 use crate::source::{Error, ErrorKind, Result, progress};
 
 /// How long a connection may take to be made, as for HTTP.
@@ -387,7 +387,7 @@ impl Connection {
 }
 
 async fn connect(server: &Server) -> Result<AsyncRustlsFtpStream> {
-    let connector = || AsyncRustlsConnector::from(server.connector.clone());
+    let connector = || AsyncRustlsConnector::from(tls::connector(&server.certificates));
     let address = (server.host.as_str(), server.port);
     let unreachable = |error: FtpError| {
         let error = broken(error, "cannot connect");

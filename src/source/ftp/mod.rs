@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use tokio_rustls::TlsConnector;
+use rustls::ClientConfig;
 
 use super::confidence::Confidences;
 use super::secret::Secret;
@@ -135,7 +135,7 @@ struct Server {
     host: String,
     port: u16,
     tls: FtpTls,
-    connector: TlsConnector,
+    certificates: ClientConfig,
     user: String,
     secret: Option<Secret>,
     confidences: Confidences,
@@ -201,7 +201,7 @@ impl FtpSource {
         if host.is_empty() || user.is_empty() {
             return invalid("no host or an empty user name");
         }
-        let connector = tls::connector(&settings)?;
+        let certificates = tls::config(&settings)?;
         let port = settings.port.unwrap_or_else(|| settings.tls.port());
         let path = settings.path.trim_end_matches('/').to_owned();
         let path = match settings.path.starts_with('/') && path.is_empty() {
@@ -213,7 +213,7 @@ impl FtpSource {
             host,
             port,
             tls: settings.tls,
-            connector,
+            certificates,
             user,
             secret: settings.password,
             confidences: Confidences::default(),

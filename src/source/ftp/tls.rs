@@ -1,9 +1,10 @@
-//! What is trusted, and one set of TLS sessions for a source's control and data connections.
+//! What is trusted, and the TLS sessions of a control connection and its data connections.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use rustls::ClientConfig;
+use rustls::client::Resumption;
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -13,9 +14,20 @@ use tokio_rustls::TlsConnector;
 use super::{ClientCertificate, FtpSettings};
 use crate::source::{Error, ErrorKind, Result};
 
-/// Returns what makes TLS connections. All share their sessions: many servers take a data
-/// connection only if it resumes its control connection's session, as proof that it is ours.
-pub(super) fn connector(settings: &FtpSettings) -> Result<TlsConnector> {
+/// How many sessions a control connection keeps: each data connection uses one up and gets another.
+const SESSIONS: usize = 16;
+
+/// Returns what makes the TLS connections of one control connection. These share their sessions, with
+/// no others: many servers take a data connection only if it resumes its control connection's
+/// session, as proof that it is ours, and vsftpd's processes know only their own.
+pub(super) fn connector(config: &ClientConfig) -> TlsConnector {
+    let mut config = config.clone();
+    config.resumption = Resumption::in_memory_sessions(SESSIONS);
+    TlsConnector::from(Arc::new(config))
+}
+
+/// Returns what is trusted, and who asks.
+pub(super) fn config(settings: &FtpSettings) -> Result<ClientConfig> {
     let invalid = |what: String| Error::new(ErrorKind::Invalid, what);
     let roots = match &settings.ca_bundle {
         Some(path) => certificates(path, "the CA bundle")?,
@@ -45,7 +57,7 @@ pub(super) fn connector(settings: &FtpSettings) -> Result<TlsConnector> {
                 .map_err(|e| bad(&e))?
         }
     };
-    Ok(TlsConnector::from(Arc::new(config)))
+    Ok(config)
 }
 
 fn certificates(path: &Path, what: &str) -> Result<Vec<CertificateDer<'static>>> {
