@@ -8,6 +8,8 @@ pub mod disk;
 pub mod faults;
 #[cfg(feature = "ftp")]
 pub mod ftp;
+#[cfg(feature = "ftp")]
+pub mod ftp_script;
 pub mod mapping;
 pub mod mount;
 pub mod nobody;

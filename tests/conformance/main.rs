@@ -14,6 +14,8 @@ mod suite;
 
 #[cfg(feature = "ftp")]
 mod ftp;
+#[cfg(feature = "ftp")]
+mod ftp_lies;
 mod local;
 mod s3;
 mod web;

@@ -72,11 +72,19 @@ impl Reading {
         let is_longer =
             missing == 0 && self.to_end && matches!(self.transfer.read(&mut byte).await, Ok(1));
         let reply = self.lease.finish(self.transfer).await?;
-        let gone = || Error::changed("the file went away while it was read");
-        let now = self.lease.describe(&self.path).await?.map_err(|_| gone())?;
-        let now = version::file(self.entry.name.clone(), &now, Timestamp::now());
-        if !version::agree(&self.entry, &now) {
-            return Err(Error::changed("the file changed while it was read"));
+        match self.lease.describe(&self.path).await? {
+            Ok(now) => {
+                let now = version::file(self.entry.name.clone(), &now, Timestamp::now());
+                if !version::agree(&self.entry, &now) {
+                    return Err(Error::changed("the file changed while it was read"));
+                }
+            }
+            Err(reply) if reply.is_about_path() => {
+                return Err(Error::changed("the file went away while it was read"));
+            }
+            // It never told more than its listing did, by which the file was found.
+            Err(reply) if reply.is_unknown_command() => {}
+            Err(reply) => return Err(reply.error("a question about the file")),
         }
         if is_longer {
             return Err(Error::lied("more bytes came than the file has"));

@@ -495,7 +495,7 @@ impl FtpSource {
                 Ok(transfer) => break transfer,
                 Err(reply) => reply,
             };
-            if range.start > 0 && reply.is_unknown_command() {
+            if range.start > 0 && matches!(reply.code, 500..=504) {
                 self.no_restart.store(true, Ordering::Relaxed);
                 range = 0..size;
                 continue;
