@@ -116,7 +116,7 @@ impl TestNginx {
 
 /// Makes a certificate for 127.0.0.1 and `files.test` that signs itself: `NAME.pem` and
 /// `NAME-key.pem`.
-fn certificate(dir: &Path, name: &str) {
+pub fn certificate(dir: &Path, name: &str) {
     let made = Command::new(program("openssl"))
         .current_dir(dir)
         .args([

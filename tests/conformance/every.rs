@@ -9,16 +9,18 @@ use rustix::io::Errno;
 
 use crate::common::faults::Tally;
 use crate::common::faults::tcp::{TcpFault, TcpProxy, Towards};
+use crate::common::ftp::Way;
 use crate::common::mount::{Mount, Place};
 use crate::common::{noise, wait_until};
 use crate::suite::*;
-use crate::{local, s3, web};
+use crate::{ftp, local, s3, web};
 
 /// A place of each kind, in the order of the layers; the last one is the uppermost.
 async fn every_kind() -> Vec<(&'static str, Box<dyn World>)> {
     vec![
         ("s3", Box::new(s3::InBucket::new(true).await)),
         ("http", Box::new(web::OnWeb::new("json").await)),
+        ("ftp", Box::new(ftp::OnFtp::new(Way::pyftpdlib()).await)),
         ("local", Box::new(local::Local::new(true).await)),
     ]
 }
