@@ -47,7 +47,10 @@ pub fn convert(
             Err(error) => wrong.extend(error.problems().iter().cloned()),
         }
     }
-    ConfigError::unless_empty(wrong)?;
+    if let Err(error) = ConfigError::unless_empty(wrong) {
+        writeln!(err, "{error}")?;
+        return Ok(ExitStatus::Usage);
+    }
 
     write(args.output.as_deref(), &volumes, out)?;
     if documents.others > 0 {

@@ -82,7 +82,6 @@ impl Converter<'_> {
             false => filled(&document.metadata.namespace).map(str::to_owned),
         };
         self.check_namespace();
-        let mount_path = filled(&document.spec.mount_path).map(str::to_owned);
         let volume = self.volume(document);
         self.checker.finish()?;
         self.notes.sort_by_key(|note| match &note.remark.place {
@@ -94,7 +93,6 @@ impl Converter<'_> {
         Ok(Converted {
             volume,
             notes: self.notes,
-            mount_path,
             kind: if self.cluster {
                 "ClusterSharedVolume"
             } else {
@@ -319,7 +317,14 @@ impl Converter<'_> {
         if let Some(s3) = source.s3 {
             return self.s3(s3).map(source::Source::S3);
         }
-        self.no_source();
+        // A field that is not known was reported.
+        if self
+            .root
+            .get(&keys(&["spec", "source"]))
+            .is_none_or(|node| node.entries().is_empty())
+        {
+            self.no_source();
+        }
         None
     }
 
@@ -342,8 +347,8 @@ impl Converter<'_> {
             }
             (Some(plain), None) => {
                 let fields = ["spec", "source", section, name];
-                let text = match name {
-                    "privateKey" => private_key(plain),
+                let text = match (name, self.secrets.inline) {
+                    ("privateKey", Inline::Keep) => private_key(plain),
                     _ => Some(plain.expose().to_owned()),
                 };
                 let Some(text) = text else {
@@ -351,7 +356,7 @@ impl Converter<'_> {
                     self.problem(&fields, what);
                     return None;
                 };
-                Some(self.inline(&fields, &by_secret, &text, target))
+                Some(self.inline(&fields, (name, Some(&by_secret)), &text, target))
             }
             (None, Some(key)) => {
                 self.selected(&["spec", "source", section, &by_secret], key, target)
@@ -359,20 +364,30 @@ impl Converter<'_> {
         }
     }
 
-    /// Returns a reference to a secret that stands in the document in the field `fields`.
+    /// Returns a reference to the secret `name` that stands in the document in the field `fields`;
+    /// `by_secret` is the field that would name a Secret instead, where the original has one.
     pub(super) fn inline(
         &mut self,
         fields: &[&str],
-        by_secret: &str,
+        (name, by_secret): (&str, Option<&str>),
         text: &str,
         target: &[&str],
     ) -> SecretRef {
-        let name = fields.last().copied().unwrap_or_default();
         match self.secrets.inline {
             Inline::Keep => {
+                let instead = match by_secret {
+                    Some(field) => {
+                        format!(
+                            "put it into a Secret and write `{field}: {{name: NAME, key: KEY}}`"
+                        )
+                    }
+                    None => {
+                        "`svol convert` makes a file of this that names another file for it".into()
+                    }
+                };
                 let what = format!(
                     "a secret in plain text: whoever reads this file has it. It is kept in memory \
-                     only; put it into a Secret and write `{by_secret}: {{name: NAME, key: KEY}}`"
+                     only; {instead}"
                 );
                 self.note(NoteKind::Decide, fields, layer(target), what);
                 given(text)

@@ -38,8 +38,6 @@ pub(crate) struct Converted {
     pub(crate) volume: Volume,
     /// What there is to say, in no order.
     pub(crate) notes: Vec<Note>,
-    /// Where the original mounts it in pods.
-    mount_path: Option<String>,
     kind: &'static str,
     /// The document's name, with its namespace.
     original: String,

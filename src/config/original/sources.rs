@@ -11,6 +11,9 @@ use crate::config::source::{
     self, BasicAuth, GitSource, HttpAuth, HttpSource, S3Credentials, S3Source, SftpSource,
 };
 
+/// The field of Git's that names the Secret of a password.
+const BY_SECRET: Option<&str> = Some("passwordFromSecret");
+
 /// What to do about a host's key, which the original never looks at.
 const HOST_KEY: &str = "the host's key is checked now, which the original does not do: add the host to \
                         `known_hosts`, or set `knownHosts: FILE` or `hostKeyFingerprints: [SHA256:...]` \
@@ -81,7 +84,7 @@ impl Converter<'_> {
         }
         let url: HttpUrl = self.parse(&fields, &login.url)?;
         let mut source = HttpSource::new(url);
-        source.auth = self.url_login(&fields, login, &["http", "auth"]);
+        source.auth = self.url_login(&fields, login, None, &["http", "auth"]);
         if source.url.as_url().query().is_some() {
             let what = "its query is kept as it is; where it is a signature, this file is a secret";
             self.layer_note(NoteKind::Decide, &fields, &["http", "url"], what);
@@ -95,16 +98,22 @@ impl Converter<'_> {
     }
 
     /// Returns the user and the password that stood in a URL.
-    fn url_login(&mut self, fields: &[&str], login: Login, target: &[&str]) -> Option<HttpAuth> {
+    fn url_login(
+        &mut self,
+        fields: &[&str],
+        login: Login,
+        by_secret: Option<&str>,
+        target: &[&str],
+    ) -> Option<HttpAuth> {
         match (login.user, login.password) {
             (None, None) => None,
             (user, Some(password)) => Some(HttpAuth::Basic(BasicAuth {
                 username: user.unwrap_or_default(),
-                password: self.inline(fields, "passwordFromSecret", &password, target),
+                password: self.inline(fields, ("password", by_secret), &password, target),
             })),
             (Some(_), None) => {
-                let what = "a user name without a password in a URL; take it out. If it is a token, \
-                            it is a password: write `user` and `passwordFromSecret`";
+                let what = "a user name without a password in a URL; take it out, and where it is a \
+                            token, write it as a password";
                 self.problem(fields, what);
                 None
             }
@@ -156,7 +165,7 @@ impl Converter<'_> {
                         self.problem(&at("user"), what);
                         None
                     }
-                    (_, None) => self.url_login(&at("url"), login, target),
+                    (_, None) => self.url_login(&at("url"), login, BY_SECRET, target),
                 };
             }
             _ => {
@@ -190,7 +199,9 @@ impl Converter<'_> {
         let in_url = login.password.filter(|_| password.is_none());
         let fields = ["spec", "source", "git", "url"];
         let password = match in_url {
-            Some(text) => Some(self.inline(&fields, "passwordFromSecret", &text, &["git", "ssh"])),
+            Some(text) => {
+                Some(self.inline(&fields, ("password", BY_SECRET), &text, &["git", "ssh"]))
+            }
             None => password,
         };
         // The original gives Git no user beside a key: only the URL's counts then.

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use super::Converted;
-use super::why::shell_word;
 use crate::config::node::{self, Node, Step};
 use crate::config::note::NoteKind;
 
@@ -38,12 +37,6 @@ pub(crate) fn write(converted: &Converted) -> Result<String, String> {
         &mut out,
         "",
         &format!("From {} {}.", converted.kind, converted.original),
-    );
-    let at = converted.mount_path.as_deref().unwrap_or("DIRECTORY");
-    comment(
-        &mut out,
-        "",
-        &format!("Mount it with: svol mount -c FILE {}", shell_word(at)),
     );
     for text in left_out {
         comment(&mut out, "", &text);
