@@ -56,7 +56,7 @@ pub fn convert(
     if documents.others > 0 {
         writeln!(
             err,
-            "{}: {} objects of other kinds are left out",
+            "{}: objects of other kinds are left out: {}",
             shown.display(),
             documents.others
         )?;

@@ -110,7 +110,7 @@ pub(super) fn private_key(text: &Plain) -> Option<String> {
     const BEGINS: &str = "-----BEGIN ";
     let text = text.expose();
     if text.trim_start().starts_with(BEGINS) {
-        return Some(format!("{}\n", text.trim()));
+        return Some(text.trim().to_owned());
     }
     let packed: String = text.split_whitespace().collect();
     let bytes = base64::engine::general_purpose::STANDARD
@@ -118,7 +118,7 @@ pub(super) fn private_key(text: &Plain) -> Option<String> {
         .ok()?;
     let key = String::from_utf8(bytes).ok()?;
     let key = key.trim();
-    key.starts_with(BEGINS).then(|| format!("{key}\n"))
+    key.starts_with(BEGINS).then(|| key.to_owned())
 }
 
 /// A URL without the user name and the password that stood in it.
