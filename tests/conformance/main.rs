@@ -12,6 +12,8 @@ mod common;
 #[macro_use]
 mod suite;
 
+mod every;
 mod local;
 mod s3;
+mod transport;
 mod web;
