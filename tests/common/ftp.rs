@@ -74,7 +74,7 @@ impl TestFtp {
             let home = server_dir("ftp-root");
             let root = home.join("served");
             std::fs::create_dir(&root).unwrap();
-            web::certificate(&home);
+            web::certificate(&home, "cert");
             let [port] = free_ports();
             let ftp = TestFtp {
                 root,
@@ -155,7 +155,7 @@ impl TestFtp {
              ssl_enable={tls}\nallow_anon_ssl={tls}\nforce_anon_logins_ssl={tls}\n\
              force_anon_data_ssl={tls}\nimplicit_ssl={implicit}\nrequire_ssl_reuse={reuse}\n\
              ssl_ciphers=HIGH\nrsa_cert_file={home}/cert.pem\n\
-             rsa_private_key_file={home}/key.pem\nno_anon_password={open}\n\
+             rsa_private_key_file={home}/cert-key.pem\nno_anon_password={open}\n\
              delay_failed_login=0\n",
             port = self.port,
             most = way.most,
@@ -185,7 +185,7 @@ impl TestFtp {
             ("NAME", USER.into()),
             ("PASSWORD", PASSWORD.into()),
             ("CERT", self.ca().display().to_string()),
-            ("KEY", self.home.join("key.pem").display().to_string()),
+            ("KEY", self.home.join("cert-key.pem").display().to_string()),
             ("TLS", format!("{:?}", way.tls)),
             ("WITHOUT", way.without.join(" ")),
             ("MOST", way.most.to_string()),

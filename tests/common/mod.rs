@@ -14,6 +14,7 @@ pub mod mapping;
 pub mod mount;
 pub mod nobody;
 pub mod process;
+pub mod proxy;
 pub mod s3;
 pub mod scripted;
 pub mod store;

@@ -1,5 +1,6 @@
 //! FTP and FTPS, on vsftpd and pyftpdlib.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -15,14 +16,14 @@ use crate::common::noise;
 use crate::suite::*;
 
 /// A server, and the tree in `root/` of it.
-struct OnFtp {
+pub struct OnFtp {
     server: TestFtp,
     settings: FtpSettings,
     writes: std::sync::atomic::AtomicU64,
 }
 
 impl OnFtp {
-    async fn new(way: Way) -> OnFtp {
+    pub async fn new(way: Way) -> OnFtp {
         let start = move || TestFtp::start(way);
         let server = tokio::task::spawn_blocking(start).await.unwrap();
         std::fs::create_dir(server.root.join("root")).unwrap();
@@ -110,8 +111,21 @@ impl World for OnFtp {
     async fn delete(&self, path: &str) {
         std::fs::remove_file(self.server.root.join("root").join(path)).unwrap();
     }
+    fn address(&self) -> Option<SocketAddr> {
+        Some(([127, 0, 0, 1], self.settings.port?).into())
+    }
+    fn grafted(&self, server: Option<SocketAddr>) -> Grafted {
+        let port = server.or(self.address()).unwrap().port();
+        Grafted::new(format!(
+            "ftp: {{host: 127.0.0.1, port: {port}, path: /root}}"
+        ))
+    }
     async fn stop(&self) {
         self.server.stop();
+    }
+    async fn restart(&self) -> bool {
+        self.server.restart();
+        true
     }
     fn takes(&self, name: &str) -> bool {
         // A line break ends a command, and an entry of a listing.
