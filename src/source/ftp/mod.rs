@@ -8,17 +8,17 @@
 //! parent's listing tells.
 
 use std::ops::Range;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use rustls::ClientConfig;
 
 use super::confidence::Confidences;
 use super::secret::Secret;
-use super::{Body, Error, ErrorKind, HiddenWhy, Listing, ListingBuilder, Result, Source};
+use super::{
+    Body, Error, ErrorKind, HiddenWhy, Listing, ListingBuilder, Result, Source, TlsSettings,
+};
 use crate::entry::{Entry, Timestamp};
 use crate::path::RelPath;
 
@@ -36,6 +36,7 @@ use connection::Command;
 use line::{Item, What};
 use pool::{Lease, Pool};
 use reply::Reply;
+use tls::Certificates;
 
 /// How many connections a source makes unless told: many servers permit each client five or so.
 pub const CONNECTIONS: usize = 4;
@@ -76,15 +77,6 @@ impl FtpTls {
     }
 }
 
-/// A certificate that shows who asks, both files in PEM.
-#[derive(Debug, Clone)]
-pub struct ClientCertificate {
-    /// The certificate, and those that vouch for it.
-    pub certificate: PathBuf,
-    /// Its private key.
-    pub key: PathBuf,
-}
-
 /// Which tree, and how it is reached.
 #[derive(Debug, Clone)]
 pub struct FtpSettings {
@@ -103,10 +95,8 @@ pub struct FtpSettings {
     pub password: Option<Secret>,
     /// Whether a password may be sent without TLS, for anyone on the way to read.
     pub clear_password: bool,
-    /// A file of PEM certificates that are trusted beside the system's.
-    pub ca_bundle: Option<PathBuf>,
-    /// A certificate that shows who asks.
-    pub client_certificate: Option<ClientCertificate>,
+    /// Whom to trust, and who asks, where connections are encrypted.
+    pub certificates: TlsSettings,
     /// How many connections there may be at once; at least one. Where the server has no room for
     /// that many, there are fewer.
     pub connections: usize,
@@ -123,8 +113,7 @@ impl FtpSettings {
             user: None,
             password: None,
             clear_password: false,
-            ca_bundle: None,
-            client_certificate: None,
+            certificates: TlsSettings::default(),
             connections: CONNECTIONS,
         }
     }
@@ -135,7 +124,7 @@ struct Server {
     host: String,
     port: u16,
     tls: FtpTls,
-    certificates: ClientConfig,
+    certificates: Arc<Certificates>,
     user: String,
     secret: Option<Secret>,
     confidences: Confidences,
@@ -201,7 +190,7 @@ impl FtpSource {
         if host.is_empty() || user.is_empty() {
             return invalid("no host or an empty user name");
         }
-        let certificates = tls::config(&settings)?;
+        let certificates = Certificates::new(settings.certificates)?;
         let port = settings.port.unwrap_or_else(|| settings.tls.port());
         let path = settings.path.trim_end_matches('/').to_owned();
         let path = match settings.path.starts_with('/') && path.is_empty() {
