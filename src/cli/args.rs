@@ -257,7 +257,7 @@ pub struct ValidateArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Prints the volume file, and on the standard error what has no equivalent (then the exit status is 3)
-and what is left to decide. A secret is never written: the volume file names the file to put it into.
+and what is left to decide. A field's secret is never written: the volume file names the file to put it into.
 
 Examples:
   svol convert sharedvolume.yaml -o volume.yaml
