@@ -9,6 +9,7 @@ use crate::cli::ExitStatus;
 pub mod cache;
 pub mod look;
 pub mod mount;
+pub mod probe;
 pub mod status;
 
 /// Threads that do async work, at least and at most: one that waits for something is another's

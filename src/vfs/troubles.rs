@@ -200,13 +200,22 @@ mod tests {
     fn absences_are_none_and_the_oldest_goes() {
         let troubles = Troubles::default();
         troubles.failed(&path("a"), Operation::Lookup, None, &Error::Absent);
-        troubles.failed(&path("a"), Operation::Read, None, &error(ErrorKind::NotFound));
+        troubles.failed(
+            &path("a"),
+            Operation::Read,
+            None,
+            &error(ErrorKind::NotFound),
+        );
         assert!(troubles.is_empty());
         for n in 0..REMEMBERED + 10 {
             let at = path(&format!("f{n}"));
             troubles.failed(&at, Operation::Read, None, &error(ErrorKind::Server));
         }
         assert_eq!(troubles.below(&RelPath::root()).len(), REMEMBERED);
-        assert!(troubles.get(&path(&format!("f{}", REMEMBERED + 9))).is_some());
+        assert!(
+            troubles
+                .get(&path(&format!("f{}", REMEMBERED + 9)))
+                .is_some()
+        );
     }
 }
