@@ -341,11 +341,12 @@ fn a_wedged_mount_is_found_and_can_still_be_ended() {
     let mut mount = local_mount(&place);
     let tell = |what: &str| {
         let socket = socket(&place);
+        let query = [("what", what), ("path", "")];
         let told = svol::control::client::ask::<Option<i32>>(
             &socket,
             true,
             "/attempt",
-            &[("what", what), ("path", "")],
+            &query,
             svol::control::client::PROMPT,
         );
         let told = Runtime::new().unwrap().block_on(told).unwrap();

@@ -179,17 +179,17 @@ impl Vfs {
         if let Some(counters) = counters {
             counters.miss();
         }
-        let mut bytes = 0;
-        let counted = |read: &[u8]| {
-            bytes = read.len();
-            take(read)
+        // Before the reader has its bytes: who then looks at the figures finds them there.
+        let noted = |bytes: &[u8]| {
+            self.note_file(&handle.node, Operation::Read, &Ok(()));
+            if let Some(counters) = counters {
+                counters.missed(bytes.len());
+            }
+            take(bytes)
         };
-        let result = handle.read(offset, len, counted).await;
-        self.note_file(&handle.node, Operation::Read, &result);
-        if let Some(counters) = counters {
-            counters.missed(bytes);
-        }
+        let result = handle.read(offset, len, noted).await;
         if let Err(error) = &result {
+            self.note_file(&handle.node, Operation::Read, &result);
             self.look_into(&handle.node, error).await;
         }
         if let OpenFile::Remote(file) = &*handle.file {
