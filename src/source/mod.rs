@@ -13,10 +13,16 @@ use futures::stream::BoxStream;
 use crate::entry::Entry;
 use crate::path::{BadName, RelPath};
 
+#[cfg(feature = "azure")]
+pub mod azure;
+mod bucket;
 mod confidence;
+mod env;
 mod error;
 #[cfg(feature = "failpoints")]
 pub(crate) mod fuzzing;
+#[cfg(feature = "gcs")]
+pub mod gcs;
 pub mod guard;
 pub mod http;
 mod listing;
@@ -28,6 +34,7 @@ mod secret;
 pub mod sweep;
 mod wire;
 
+pub use env::Env;
 pub use error::{Error, ErrorKind, Result};
 pub use listing::{ListingBuilder, PackedListing};
 pub use secret::Secret;
