@@ -3,9 +3,13 @@
 // Each test binary uses a part of this.
 #![allow(dead_code, unreachable_pub)]
 
+#[cfg(feature = "azure")]
+pub mod azure;
 pub mod chaos;
 pub mod disk;
 pub mod faults;
+#[cfg(feature = "gcs")]
+pub mod gcs;
 pub mod mapping;
 pub mod mount;
 pub mod nobody;
@@ -36,4 +40,15 @@ pub fn noise(seed: u64, len: usize) -> Vec<u8> {
     hasher.update(&seed.to_le_bytes());
     hasher.finalize_xof().fill(&mut bytes);
     bytes
+}
+
+/// A client for each thread: connections belong to the runtime of the test that made them.
+pub fn client() -> reqwest::Client {
+    thread_local! {
+        static CLIENT: reqwest::Client = {
+            svol::tls::install();
+            reqwest::Client::new()
+        };
+    }
+    CLIENT.with(Clone::clone)
 }

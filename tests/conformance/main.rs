@@ -12,6 +12,10 @@ mod common;
 #[macro_use]
 mod suite;
 
+#[cfg(feature = "azure")]
+mod azure;
+#[cfg(feature = "gcs")]
+mod gcs;
 mod local;
 mod s3;
 mod web;

@@ -320,8 +320,15 @@ impl Store for Azure {
             headers.insert(header::IF_MATCH, pinned);
         }
         let wanted = [StatusCode::PARTIAL_CONTENT, StatusCode::OK];
-        let sent = self.send(Method::GET, key, &[], headers, &wanted);
-        let response = sent.await?;
+        let sent = self.send(Method::GET, key, &[], headers, &wanted).await;
+        if let Err(error) = &sent
+            && error.kind() == ErrorKind::Changed
+            && self.head(key).await?.is_none()
+        {
+            // Where there is no blob at all, it is not what If-Match asks for either.
+            return Err(Error::new(ErrorKind::NotFound, "no such blob"));
+        }
+        let response = sent?;
         let headers = response.headers();
         let etag = request::etag_of(headers);
         match request::check_reply(entry, &range, response.status(), headers, etag) {
