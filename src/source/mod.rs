@@ -19,6 +19,8 @@ mod bucket;
 mod confidence;
 mod env;
 mod error;
+#[cfg(feature = "ftp")]
+pub mod ftp;
 #[cfg(feature = "failpoints")]
 pub(crate) mod fuzzing;
 #[cfg(feature = "gcs")]
@@ -32,6 +34,7 @@ pub(crate) mod progress;
 pub mod s3;
 mod secret;
 pub mod sweep;
+mod transport;
 mod wire;
 
 pub use env::Env;
@@ -39,6 +42,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use listing::{ListingBuilder, PackedListing};
 pub use secret::Secret;
 pub use sweep::Recursive;
+pub use transport::{ClientCertificate, ProxySettings, TlsSettings};
 
 /// One remote place: a bucket prefix, an HTTP tree, a local directory.
 ///

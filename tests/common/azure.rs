@@ -72,7 +72,7 @@ impl TestAzure {
             "--blobHost=127.0.0.1",
             &format!("--blobPort={port}"),
             "--blobKeepAliveTimeout=60",
-            "--inMemoryPersistence",
+            "--location=.",
             "--skipApiVersionCheck",
             "--disableTelemetry",
             "--silent",
@@ -96,6 +96,38 @@ impl TestAzure {
     /// Stops the server; connections are then refused.
     pub fn stop(&self) {
         self.server.stop();
+    }
+
+    /// Kills the server and starts it again, once all that was put is on its disk: it writes what it
+    /// knows down every few seconds.
+    pub async fn restart(&self) {
+        let before = std::time::SystemTime::now();
+        let marker = self.container("marker").await;
+        self.put(&marker, "marker", "x").await;
+        let saved = |file: &str, what: &str| {
+            let file = self.server.dir().join(file);
+            let time = file.metadata().and_then(|meta| meta.modified());
+            let text = std::fs::read(file).unwrap_or_default();
+            time.is_ok_and(|time| time > before) && String::from_utf8_lossy(&text).contains(what)
+        };
+        let start = std::time::Instant::now();
+        while !saved(
+            "__azurite_db_blob__.json",
+            &format!("\"{marker}\",\"name\":\"marker\""),
+        ) || !saved("__azurite_db_blob_extent__.json", "")
+        {
+            assert!(
+                start.elapsed() < super::START,
+                "Azurite writes nothing down"
+            );
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+        self.server.restart();
+        let at = self.endpoint.rsplit('/').nth(1).unwrap();
+        let port = at.rsplit(':').next().unwrap().parse().unwrap();
+        tokio::task::spawn_blocking(move || wait_until("Azurite", || listens(port)))
+            .await
+            .unwrap();
     }
 
     /// Makes a container of its own for a test, its name beginning with `name`; one that everybody

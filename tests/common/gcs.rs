@@ -26,28 +26,34 @@ impl TestGcs {
     /// Returns the server that all tests of this process share.
     pub fn shared() -> &'static TestGcs {
         static SHARED: OnceLock<TestGcs> = OnceLock::new();
-        SHARED.get_or_init(TestGcs::start)
+        SHARED.get_or_init(|| TestGcs::with_backend("memory"))
     }
 
-    /// Starts another server, for a test that stops it.
+    /// Starts another server, for a test that stops it or starts it again. It keeps objects as
+    /// files, and so none beside a directory of its name.
     pub fn start() -> TestGcs {
+        TestGcs::with_backend("filesystem")
+    }
+
+    fn with_backend(backend: &str) -> TestGcs {
         // Somebody else may take a port between our look and the server's.
         for _ in 0..3 {
-            if let Some(server) = TestGcs::try_start() {
+            if let Some(server) = TestGcs::try_start(backend) {
                 return server;
             }
         }
         panic!("fake-gcs-server does not start");
     }
 
-    fn try_start() -> Option<TestGcs> {
+    fn try_start(backend: &str) -> Option<TestGcs> {
         let dir = server_dir("gcs");
         let [port] = free_ports();
         let mut command = Command::new(program("fake-gcs-server"));
         command.current_dir(&dir).args([
             "-scheme=http",
             "-host=127.0.0.1",
-            "-backend=memory",
+            &format!("-backend={backend}"),
+            "-filesystem-root=objects",
             "-log-level=error",
             &format!("-port={port}"),
             &format!("-public-host=127.0.0.1:{port}"),
@@ -67,6 +73,13 @@ impl TestGcs {
     /// Stops the server; connections are then refused.
     pub fn stop(&self) {
         self.server.stop();
+    }
+
+    /// Kills the server and starts it again.
+    pub fn restart(&self) {
+        self.server.restart();
+        let port = self.endpoint.rsplit(':').next().unwrap().parse().unwrap();
+        wait_until("fake-gcs-server", || listens(port));
     }
 
     /// Makes a bucket of its own for a test, its name beginning with `name`.

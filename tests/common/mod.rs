@@ -8,12 +8,17 @@ pub mod azure;
 pub mod chaos;
 pub mod disk;
 pub mod faults;
+#[cfg(feature = "ftp")]
+pub mod ftp;
+#[cfg(feature = "ftp")]
+pub mod ftp_script;
 #[cfg(feature = "gcs")]
 pub mod gcs;
 pub mod mapping;
 pub mod mount;
 pub mod nobody;
 pub mod process;
+pub mod proxy;
 pub mod s3;
 pub mod scripted;
 pub mod store;

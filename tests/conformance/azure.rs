@@ -1,5 +1,6 @@
 //! Azure Blob Storage, on Azurite; what that does not do, on a server that follows a script.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -23,13 +24,13 @@ suite!(
 /// A signature that does not end while the tests run.
 const LATER: &str = "2999-01-01T00:00:00Z";
 
-struct InContainer {
+pub struct InContainer {
     own: Option<Box<TestAzure>>,
     container: String,
 }
 
 impl InContainer {
-    async fn new(own: bool) -> InContainer {
+    pub async fn new(own: bool) -> InContainer {
         let mut world = InContainer {
             own: None,
             container: String::new(),
@@ -78,8 +79,30 @@ impl World for InContainer {
         let key = format!("root/{path}");
         self.server().delete(&self.container, &key).await;
     }
+    fn address(&self) -> Option<SocketAddr> {
+        let (address, _) = self
+            .server()
+            .endpoint
+            .strip_prefix("http://")?
+            .split_once('/')?;
+        Some(address.parse().unwrap())
+    }
+    fn grafted(&self, server: Option<SocketAddr>) -> Grafted {
+        let (container, at) = (&self.container, server.or(self.address()).unwrap());
+        Grafted {
+            yaml: format!(
+                "azure: {{account: {ACCOUNT}, container: {container}, prefix: root, endpointUrl: \
+                 'http://{at}/{ACCOUNT}', credentials: {{accountKey: {{fromEnv: AZURE_KEY}}}}}}"
+            ),
+            env: vec![("AZURE_KEY", ACCOUNT_KEY.into())],
+        }
+    }
     async fn stop(&self) {
         self.server().stop();
+    }
+    async fn restart(&self) -> bool {
+        self.server().restart().await;
+        true
     }
     fn takes(&self, name: &str) -> bool {
         // Azurite stores a backslash as a slash.

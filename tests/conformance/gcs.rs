@@ -1,6 +1,7 @@
 //! Google Cloud Storage, on fake-gcs-server; what that does not do, on a server that follows a
 //! script.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -18,13 +19,13 @@ use crate::suite::*;
 
 suite!(gcs_bucket, InBucket::new(false), InBucket::new(true));
 
-struct InBucket {
+pub struct InBucket {
     own: Option<Box<TestGcs>>,
     bucket: String,
 }
 
 impl InBucket {
-    async fn new(own: bool) -> InBucket {
+    pub async fn new(own: bool) -> InBucket {
         let mut world = InBucket {
             own: None,
             bucket: String::new(),
@@ -66,8 +67,22 @@ impl World for InBucket {
         let key = format!("root/{path}");
         self.server().delete(&self.bucket, &key).await;
     }
+    fn address(&self) -> Option<SocketAddr> {
+        let address = self.server().endpoint.strip_prefix("http://")?;
+        Some(address.parse().unwrap())
+    }
+    fn grafted(&self, server: Option<SocketAddr>) -> Grafted {
+        let (bucket, at) = (&self.bucket, server.or(self.address()).unwrap());
+        Grafted::new(format!(
+            "gcs: {{bucket: {bucket}, prefix: root, endpointUrl: 'http://{at}', noSignRequest: true}}"
+        ))
+    }
     async fn stop(&self) {
         self.server().stop();
+    }
+    async fn restart(&self) -> bool {
+        self.server().restart();
+        true
     }
 }
 

@@ -14,8 +14,22 @@ mod suite;
 
 #[cfg(feature = "azure")]
 mod azure;
+#[cfg(all(
+    feature = "azure",
+    feature = "ftp",
+    feature = "gcs",
+    feature = "git",
+    feature = "sftp",
+    feature = "webdav"
+))]
+mod every;
+#[cfg(feature = "ftp")]
+mod ftp;
+#[cfg(feature = "ftp")]
+mod ftp_lies;
 #[cfg(feature = "gcs")]
 mod gcs;
 mod local;
 mod s3;
+mod transport;
 mod web;

@@ -23,7 +23,7 @@ pub(super) fn files(_: &config::AzureSource) -> Vec<PathBuf> {
 
 #[cfg(feature = "azure")]
 fn settings(azure: &config::AzureSource) -> crate::source::azure::AzureSettings {
-    use super::secret;
+    use super::{proxy, secret, tls};
     use crate::config::AzureCredentials as Config;
     use crate::source::azure::{AzureKeys, AzureSettings};
     AzureSettings {
@@ -45,7 +45,8 @@ fn settings(azure: &config::AzureSource) -> crate::source::azure::AzureSettings 
                     client_secret: secret(&client.client_secret),
                 },
             }),
-        ca_bundle: { azure.tls.as_ref() }.and_then(|tls| tls.ca_file.clone()),
+        tls: tls(&azure.tls),
+        proxy: proxy(&azure.proxy),
     }
 }
 

@@ -17,7 +17,8 @@ pub(super) fn build(gcs: &config::GcsSource) -> source::Result<Arc<dyn Source>> 
         anonymous: gcs.no_sign_request,
         service_account_key: gcs.service_account_key.as_ref().map(super::secret),
         user_project: gcs.user_project.clone(),
-        ca_bundle: { gcs.tls.as_ref() }.and_then(|tls| tls.ca_file.clone()),
+        tls: super::tls(&gcs.tls),
+        proxy: super::proxy(&gcs.proxy),
     };
     Ok(Arc::new(GcsSource::new(settings, &Env::of_process())?))
 }

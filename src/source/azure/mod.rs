@@ -25,7 +25,7 @@ use super::bucket::page::{Object, Page};
 use super::bucket::request::{self, STRICT_KEY, add_query};
 use super::bucket::{Ask, Bucket, Store};
 use super::confidence::Confidences;
-use super::{Body, Env, Error, ErrorKind, Result, Secret, wire};
+use super::{Body, Env, Error, ErrorKind, ProxySettings, Result, Secret, TlsSettings, wire};
 use crate::entry::Entry;
 
 mod credentials;
@@ -69,8 +69,10 @@ pub struct AzureSettings {
     pub anonymous: bool,
     /// Who asks, instead of the environment and the platform.
     pub credentials: Option<AzureKeys>,
-    /// A file of PEM certificates that are trusted beside the system's.
-    pub ca_bundle: Option<std::path::PathBuf>,
+    /// Whom to trust, and who asks, over TLS.
+    pub tls: TlsSettings,
+    /// The way to the service. Without it, the environment says.
+    pub proxy: Option<ProxySettings>,
 }
 
 /// Credentials that a volume names.
@@ -108,7 +110,7 @@ pub struct Azure {
     place: Place,
     credentials: Credentials,
     confidences: Confidences,
-    client: reqwest::Client,
+    client: wire::Client,
     /// Whether the account was seen to have true directories, whose listings are in no simple order.
     hierarchical: AtomicBool,
 }
@@ -127,8 +129,9 @@ impl AzureSource {
         let identity = format!("azure:{}", place.identity);
         let store = Azure {
             credentials: Credentials::choose(&settings, env, &place)?,
-            client: wire::client(&wire::ClientSettings {
-                ca_bundle: settings.ca_bundle.clone(),
+            client: wire::Client::new(wire::ClientSettings {
+                tls: settings.tls.clone(),
+                proxy: settings.proxy.clone(),
                 // A signature holds for one host only, so a redirect cannot be followed.
                 redirects: 0,
             })?,
@@ -176,7 +179,9 @@ impl Azure {
             None => {}
             Some(AzureCredential::SASToken(pairs)) => {
                 let value = |name| pairs.iter().find(|(n, _)| n == name).map(|(_, v)| v);
-                value("sig").map(|sig| self.confidences.remember(sig.clone()));
+                if let Some(sig) = value("sig") {
+                    self.confidences.remember(sig.clone());
+                }
                 expired = value("se").filter(|end| reply::is_over(end)).cloned();
                 for (name, value) in pairs {
                     add_query(&mut url, &[(name, value)]);
@@ -184,10 +189,9 @@ impl Azure {
             }
             Some(credential) => headers = self.authorize(credential, &method, &url, headers)?,
         }
-        self.confidences.note(&headers);
         let explains = method != Method::HEAD;
-        let sent = self.client.request(method, url).headers(headers).send();
-        let response = sent.await.map_err(wire::no_reply)?;
+        let request = |client: &reqwest::Client| client.request(method, url).headers(headers);
+        let response = self.client.send(&self.confidences, request).await?;
         let status = response.status();
         if wanted.contains(&status) {
             return Ok(response);

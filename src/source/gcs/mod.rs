@@ -23,7 +23,7 @@ use super::bucket::page::{Object, Page};
 use super::bucket::request::{self, Endpoint, STRICT, add_query};
 use super::bucket::{Ask, Bucket, Store};
 use super::confidence::Confidences;
-use super::{Body, Env, Error, ErrorKind, Result, Secret, wire};
+use super::{Body, Env, Error, ErrorKind, ProxySettings, Result, Secret, TlsSettings, wire};
 use crate::entry::Entry;
 
 mod checksum;
@@ -66,8 +66,10 @@ pub struct GcsSettings {
     pub service_account_key: Option<Secret>,
     /// The project that pays for requests to a bucket whose owner asks for it.
     pub user_project: Option<String>,
-    /// A file of PEM certificates that are trusted beside the system's.
-    pub ca_bundle: Option<std::path::PathBuf>,
+    /// Whom to trust, and who asks, over TLS.
+    pub tls: TlsSettings,
+    /// The way to the service. Without it, the environment says.
+    pub proxy: Option<ProxySettings>,
 }
 
 /// A bucket, or a part of one.
@@ -83,7 +85,7 @@ pub struct Gcs {
     user_project: Option<String>,
     credentials: Credentials,
     confidences: Confidences,
-    client: reqwest::Client,
+    client: wire::Client,
 }
 
 impl GcsSource {
@@ -112,8 +114,9 @@ impl GcsSource {
         };
         let store = Gcs {
             credentials: Credentials::choose(&settings, env, emulator.is_some()),
-            client: wire::client(&wire::ClientSettings {
-                ca_bundle: settings.ca_bundle.clone(),
+            client: wire::Client::new(wire::ClientSettings {
+                tls: settings.tls.clone(),
+                proxy: settings.proxy.clone(),
                 // A token is for one host only, so a redirect is not followed.
                 redirects: 0,
             })?,
@@ -156,9 +159,8 @@ impl Gcs {
         if let Some(credential) = self.credentials.get().await? {
             self.authorize(&credential, &mut headers)?;
         }
-        self.confidences.note(&headers);
-        let sent = self.client.get(url).headers(headers).send();
-        sent.await.map_err(wire::no_reply)
+        let request = |client: &reqwest::Client| client.get(url).headers(headers);
+        self.client.send(&self.confidences, request).await
     }
 
     fn authorize(&self, credential: &GcpCredential, headers: &mut HeaderMap) -> Result<()> {
