@@ -98,9 +98,9 @@ impl TestAzure {
         self.server.stop();
     }
 
-    /// Kills the server and starts it again, once all that was put is on its disk: it writes what it
-    /// knows down every few seconds.
-    pub async fn restart(&self) {
+    /// Waits until all that was put is on the server's disk: it writes what it knows down every few
+    /// seconds.
+    pub async fn save(&self) {
         let before = std::time::SystemTime::now();
         let marker = self.container("marker").await;
         self.put(&marker, "marker", "x").await;
@@ -122,9 +122,20 @@ impl TestAzure {
             );
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         }
-        self.server.restart();
+    }
+
+    fn port(&self) -> u16 {
         let at = self.endpoint.rsplit('/').nth(1).unwrap();
-        let port = at.rsplit(':').next().unwrap().parse().unwrap();
+        at.rsplit(':').next().unwrap().parse().unwrap()
+    }
+
+    /// Kills the server and starts it again, with what it had saved.
+    pub async fn restart(&self) {
+        let port = self.port();
+        if listens(port) {
+            self.save().await;
+        }
+        self.server.restart();
         tokio::task::spawn_blocking(move || wait_until("Azurite", || listens(port)))
             .await
             .unwrap();

@@ -98,6 +98,8 @@ impl World for InContainer {
         }
     }
     async fn stop(&self) {
+        // It may be started again.
+        self.server().save().await;
         self.server().stop();
     }
     async fn restart(&self) -> bool {
