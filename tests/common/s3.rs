@@ -13,7 +13,7 @@ use svol::source::Secret;
 use svol::source::s3::{Env, S3Keys, S3Settings};
 
 use super::process::{Server, free_ports, listens, program, server_dir};
-use super::wait_until;
+use super::{client, wait_until};
 
 /// The keys of the one user, who may do everything.
 pub const ACCESS: &str = "test-access";
@@ -23,7 +23,8 @@ pub const SECRET: &str = "test-secret-hunter2";
 /// How many uploads go on at once.
 const UPLOADS: usize = 16;
 
-const KEY: &AsciiSet = &NON_ALPHANUMERIC
+/// What is left as it is in the path of a key.
+pub const KEY: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
     .remove(b'_')
@@ -251,15 +252,4 @@ impl TestS3 {
 /// Returns an environment without anything in it.
 pub fn no_env() -> Env {
     Env::from_pairs(std::iter::empty::<(String, String)>())
-}
-
-/// A client for each thread: connections belong to the runtime of the test that made them.
-fn client() -> reqwest::Client {
-    thread_local! {
-        static CLIENT: reqwest::Client = {
-            svol::tls::install();
-            reqwest::Client::new()
-        };
-    }
-    CLIENT.with(Clone::clone)
 }

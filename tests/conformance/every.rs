@@ -13,13 +13,15 @@ use crate::common::ftp::Way;
 use crate::common::mount::{Mount, Place};
 use crate::common::{noise, wait_until};
 use crate::suite::*;
-use crate::{ftp, local, s3, web};
+use crate::{azure, ftp, gcs, local, s3, web};
 
 /// A place of each kind, in the order of the layers; the last one is the uppermost.
 async fn every_kind() -> Vec<(&'static str, Box<dyn World>)> {
     vec![
         ("s3", Box::new(s3::InBucket::new(true).await)),
         ("http", Box::new(web::OnWeb::new("json").await)),
+        ("azure", Box::new(azure::InContainer::new(true).await)),
+        ("gcs", Box::new(gcs::InBucket::new(true).await)),
         ("ftp", Box::new(ftp::OnFtp::new(Way::pyftpdlib()).await)),
         ("local", Box::new(local::Local::new(true).await)),
     ]

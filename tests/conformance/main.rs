@@ -12,6 +12,8 @@ mod common;
 #[macro_use]
 mod suite;
 
+#[cfg(feature = "azure")]
+mod azure;
 #[cfg(all(
     feature = "azure",
     feature = "ftp",
@@ -25,6 +27,8 @@ mod every;
 mod ftp;
 #[cfg(feature = "ftp")]
 mod ftp_lies;
+#[cfg(feature = "gcs")]
+mod gcs;
 mod local;
 mod s3;
 mod transport;

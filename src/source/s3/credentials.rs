@@ -2,29 +2,20 @@
 //! shared files, then the platform (web identity, container, instance metadata; object_store's).
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
-use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, AwsCredential, AwsCredentialProvider};
-use object_store::{ClientOptions, RetryConfig};
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, AwsCredential};
 
+use super::super::bucket::credentials::{
+    METADATA_WAIT, PLATFORM_WAIT, Patient, blocking, client_options, no_retries,
+};
 use super::super::confidence::Confidences;
 use super::super::secret::Secret;
 use super::super::wire;
 use super::super::{Error, ErrorKind, Result};
+use super::Env;
 use super::S3Settings;
-use super::env::Env;
 use super::profile::Files;
-
-/// How long the instance's metadata service may take. It is on the same host; where there is none
-/// the address often swallows packets, and the user is to learn soon that there are no keys.
-const METADATA_WAIT: Duration = Duration::from_secs(2);
-
-/// How long another platform service (STS, the container agent) may take.
-const PLATFORM_WAIT: Duration = Duration::from_secs(10);
-
-/// How long a failure to find keys is remembered, so that not each request waits for it anew.
-const REMEMBER_FAILURE: Duration = Duration::from_secs(10);
 
 /// Keys that a volume names.
 #[derive(Debug, Clone)]
@@ -49,15 +40,13 @@ pub(super) enum Credentials {
 pub(super) struct Chain {
     files: Arc<Files>,
     platform: Option<Platform>,
-    failure: Mutex<Option<(Instant, Error)>>,
 }
 
 struct Platform {
     what: &'static str,
     /// The file with the token that the service is sent.
     token: Option<PathBuf>,
-    wait: Duration,
-    provider: AwsCredentialProvider,
+    provider: Patient<AwsCredential>,
 }
 
 impl Credentials {
@@ -97,11 +86,7 @@ impl Credentials {
             }
         }
         let platform = Platform::new(env, &files, region)?;
-        Ok(Credentials::Chain(Box::new(Chain {
-            files,
-            platform,
-            failure: Mutex::new(None),
-        })))
+        Ok(Credentials::Chain(Box::new(Chain { files, platform })))
     }
 
     /// Returns the keys as they are now; nothing where requests are not to be signed.
@@ -140,29 +125,13 @@ impl Chain {
         let Some(platform) = &self.platform else {
             return Err(none_found(None));
         };
-        if let Some((when, error)) = &*self.failure()
-            && when.elapsed() < REMEMBER_FAILURE
-        {
-            return Err(error.clone());
-        }
-        let asked = platform.provider.get_credential();
-        let why = match tokio::time::timeout(platform.wait, asked).await {
-            Ok(Ok(keys)) => {
-                *self.failure() = None;
-                return Ok(keys);
+        match platform.provider.get().await {
+            Ok(keys) => Ok(keys),
+            Err(failure) => {
+                let error = none_found(Some((platform.what, &failure.why)));
+                Err(platform.conceal(error).await)
             }
-            Ok(Err(error)) => wire::causes(&error),
-            Err(_) => format!("no answer within {} s", platform.wait.as_secs()),
-        };
-        let error = platform
-            .conceal(none_found(Some((platform.what, &why))))
-            .await;
-        *self.failure() = Some((Instant::now(), error.clone()));
-        Err(error)
-    }
-
-    fn failure(&self) -> std::sync::MutexGuard<'_, Option<(Instant, Error)>> {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
+        }
     }
 }
 
@@ -199,15 +168,8 @@ impl Platform {
         let mut builder = AmazonS3Builder::new()
             .with_bucket_name("unused")
             .with_region(region)
-            .with_retry(RetryConfig {
-                max_retries: 0,
-                ..Default::default()
-            })
-            .with_client_options(
-                ClientOptions::new()
-                    .with_timeout(PLATFORM_WAIT)
-                    .with_connect_timeout(METADATA_WAIT),
-            );
+            .with_retry(no_retries())
+            .with_client_options(client_options());
         // The files may be broken; whoever asks for keys is told then.
         let profile = files.load().ok();
         let profile = |key: &str| profile.as_ref()?.get(key).map(str::to_owned);
@@ -261,15 +223,7 @@ impl Platform {
         Ok(Some(Platform {
             what,
             token: file,
-            wait,
-            provider: store.credentials().clone(),
+            provider: Patient::new(store.credentials().clone(), wait),
         }))
     }
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    let stopped = |_| Error::new(ErrorKind::Unreachable, "the program is ending");
-    tokio::task::spawn_blocking(work).await.map_err(stopped)?
 }

@@ -1,24 +1,16 @@
-//! Pages of ListObjectsV2, read by ourselves.
-//!
-//! object_store's listing puts each key into its `Path`, which refuses `a//b`, `../x` and control
-//! characters, and one such key fails its whole page. Here a hostile key is hidden and counted.
-
-use std::borrow::Cow;
+//! Pages of ListObjectsV2, as XML.
 
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 
-use super::super::sweep::{Key, Keys};
-use super::super::{Error, HiddenWhy, ListingBuilder, Result};
-use crate::entry::{Entry, Timestamp, Version};
-use crate::path::{BadName, Name};
+use super::super::bucket::page::{Object, Page, etag, rfc3339};
+use super::super::{Error, Result};
 
-/// A page of a listing, as the server writes it.
 #[derive(Debug, Deserialize)]
 #[serde(rename = "ListBucketResult", rename_all = "PascalCase")]
-pub(super) struct Page {
+struct Reply {
     #[serde(default)]
-    contents: Vec<Object>,
+    contents: Vec<Content>,
     #[serde(default)]
     common_prefixes: Vec<Prefix>,
     is_truncated: bool,
@@ -28,7 +20,7 @@ pub(super) struct Page {
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Object {
+struct Content {
     key: String,
     size: u64,
     last_modified: Option<String>,
@@ -42,147 +34,57 @@ struct Prefix {
     prefix: String,
 }
 
-impl Page {
-    /// Parses a page. What is not a listing is [`super::super::ErrorKind::Lied`]: a gateway's page
-    /// with status 200 must not look like an empty bucket.
-    pub(super) fn parse(body: &[u8]) -> Result<Page> {
-        let odd = |why: String| Error::lied(format!("the reply is not an S3 listing: {why}"));
-        let text = std::str::from_utf8(body).map_err(|e| odd(e.to_string()))?;
-        if !text.contains("<ListBucketResult") {
-            return Err(odd("another document".into()));
-        }
-        quick_xml::de::from_str(text).map_err(|e| odd(e.to_string()))
+/// Parses a page. What is not a listing is [`super::super::ErrorKind::Lied`]: a gateway's page
+/// with status 200 must not look like an empty bucket.
+pub(super) fn parse(body: &[u8]) -> Result<Page> {
+    let odd = |why: String| Error::lied(format!("the reply is not an S3 listing: {why}"));
+    let text = std::str::from_utf8(body).map_err(|e| odd(e.to_string()))?;
+    if !text.contains("<ListBucketResult") {
+        return Err(odd("another document".into()));
     }
-
-    /// Returns the token of the next page, or nothing for the last one.
-    pub(super) fn next(&self) -> Result<Option<&str>> {
-        match (self.is_truncated, self.next_continuation_token.as_deref()) {
-            (false, _) => Ok(None),
-            (true, Some(token)) if !token.is_empty() => Ok(Some(token)),
-            (true, _) => Err(Error::lied("a listing that goes on without saying where")),
-        }
-    }
-
-    /// Returns how many keys and prefixes the page holds.
-    pub(super) fn len(&self) -> usize {
-        self.contents.len() + self.common_prefixes.len()
-    }
-
-    /// Adds the page's entries, which all begin with `prefix` (empty, or ending in a slash).
-    pub(super) fn add_to(&self, prefix: &str, listing: &mut ListingBuilder) -> Result<()> {
-        for common in &self.common_prefixes {
-            let key = self.decode(&common.prefix)?;
-            add_dir(listing, below(&key, prefix)?);
-        }
-        for object in &self.contents {
-            let key = self.decode(&object.key)?;
-            let rest = below(&key, prefix)?;
-            if rest.is_empty() {
-                // The directory's own marker.
-                if object.size > 0 {
-                    listing.hide(HiddenWhy::Name(BadName::Empty), &key);
-                }
-            } else if rest.contains('/') {
-                // A server that does not group by the delimiter.
-                add_dir(listing, rest);
-            } else {
-                match Name::new(rest) {
-                    Ok(name) => listing.push(object.entry(name)),
-                    Err(why) => listing.hide(HiddenWhy::Name(why), &key),
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Returns the keys of a page without a delimiter, which all begin with `prefix`.
-    pub(super) fn into_keys(self, prefix: &str) -> Result<Keys> {
-        if !self.common_prefixes.is_empty() {
-            return Err(Error::lied("a recursive listing with common prefixes"));
-        }
-        let next = self.next()?.map(str::to_owned);
-        let key = |object: &Object| {
-            let whole = self.decode(&object.key)?;
-            let key = below(&whole, prefix)?.to_owned();
-            let last = key.rsplit('/').next().unwrap_or_default();
-            Ok(Key {
-                size: object.size,
-                entry: Name::new(last).map(|name| object.entry(name)),
-                key,
-            })
-        };
-        let keys = self.contents.iter().map(key).collect::<Result<_>>()?;
-        Ok(Keys { keys, next })
-    }
-
-    fn decode<'a>(&self, key: &'a str) -> Result<Cow<'a, str>> {
-        if self.encoding_type.as_deref() != Some("url") {
-            return Ok(key.into());
-        }
-        // As in a form: S3 writes a space as `+`, and a plus sign as `%2B`.
-        let spaced = key.replace('+', " ");
-        let decoded = percent_decode_str(&spaced)
-            .decode_utf8()
-            .map_err(|_| Error::lied(format!("a key that is not UTF-8: {key:?}")))?;
-        Ok(decoded.into_owned().into())
-    }
-}
-
-fn below<'a>(key: &'a str, prefix: &str) -> Result<&'a str> {
-    key.strip_prefix(prefix).ok_or_else(|| {
-        Error::lied(format!(
-            "a listing of {prefix:?} that names {key:?}, which is elsewhere"
-        ))
+    let reply: Reply = quick_xml::de::from_str(text).map_err(|e| odd(e.to_string()))?;
+    let next = match (reply.is_truncated, reply.next_continuation_token) {
+        (false, _) => None,
+        (true, Some(token)) if !token.is_empty() => Some(token),
+        (true, _) => return Err(Error::lied("a listing that goes on without saying where")),
+    };
+    let encoded = reply.encoding_type.as_deref() == Some("url");
+    let objects = reply.contents.into_iter().map(|content| {
+        Ok(Object {
+            key: decode(content.key, encoded)?,
+            size: content.size,
+            mtime: content.last_modified.as_deref().and_then(rfc3339),
+            tag: content.e_tag.as_deref().and_then(etag),
+            is_dir: false,
+        })
+    });
+    let prefixes = reply.common_prefixes.into_iter();
+    Ok(Page {
+        objects: objects.collect::<Result<_>>()?,
+        prefixes: prefixes
+            .map(|common| decode(common.prefix, encoded))
+            .collect::<Result<_>>()?,
+        next,
     })
 }
 
-fn add_dir(listing: &mut ListingBuilder, rest: &str) {
-    let first = rest.split('/').next().unwrap_or(rest);
-    match Name::new(first) {
-        Ok(name) => listing.push(Entry::dir(name)),
-        Err(why) => listing.hide(HiddenWhy::Name(why), rest),
+fn decode(key: String, encoded: bool) -> Result<String> {
+    if !encoded {
+        return Ok(key);
     }
-}
-
-impl Object {
-    fn entry(&self, name: Name) -> Entry {
-        let time = self.last_modified.as_deref();
-        let mtime = time
-            .and_then(|text| humantime::parse_rfc3339_weak(text).ok())
-            .map(|time| whole_seconds(time.into()));
-        entry(name, self.size, mtime, self.e_tag.as_deref())
-    }
-}
-
-/// Returns `time` without its fraction: listings know milliseconds at some servers, HEAD never
-/// does, and the two must agree.
-fn whole_seconds(time: Timestamp) -> Timestamp {
-    Timestamp::from_secs(time.0.div_euclid(1_000_000_000))
-}
-
-/// Returns the entry of an object, from a listing or from a reply's headers.
-pub(super) fn entry(name: Name, size: u64, mtime: Option<Timestamp>, etag: Option<&str>) -> Entry {
-    let etag = etag.map(quoted).filter(|etag| etag.len() > 2);
-    let version = match &etag {
-        Some(etag) => Version::strong(etag.as_str()),
-        None => Version::weak(format!("{size}@{}", mtime.map_or(0, |t| t.0))),
-    };
-    Entry {
-        validator: etag.map(Into::into),
-        ..Entry::file(name, size, mtime, version)
-    }
-}
-
-/// Returns an ETag in the quotes that belong around it and that some servers leave out.
-pub(super) fn quoted(etag: &str) -> String {
-    format!("\"{}\"", etag.trim().trim_matches('"'))
+    // As in a form: S3 writes a space as `+`, and a plus sign as `%2B`.
+    let spaced = key.replace('+', " ");
+    let decoded = percent_decode_str(&spaced)
+        .decode_utf8()
+        .map_err(|_| Error::lied(format!("a key that is not UTF-8: {key:?}")))?;
+    Ok(decoded.into_owned())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::entry::Kind;
-    use crate::source::ErrorKind;
+    use crate::entry::{Kind, Timestamp, Version};
+    use crate::source::{ErrorKind, ListingBuilder};
 
     fn page(inner: &str) -> Page {
         let xml = format!(
@@ -190,7 +92,7 @@ mod tests {
              2006-03-01/\"><Name>b</Name><IsTruncated>false</IsTruncated>{inner}\
              </ListBucketResult>"
         );
-        Page::parse(xml.as_bytes()).unwrap()
+        parse(xml.as_bytes()).unwrap()
     }
 
     fn object(key: &str) -> String {
@@ -241,7 +143,7 @@ mod tests {
             b"<ListBucketResult><IsTruncated>false</IsTruncated><Contents><Key>a</Key>\
               <Size>-1</Size></Contents></ListBucketResult>",
         ] {
-            assert_eq!(Page::parse(body).unwrap_err().kind(), ErrorKind::Lied);
+            assert_eq!(parse(body).unwrap_err().kind(), ErrorKind::Lied);
         }
         let elsewhere = page(&object("q/a"));
         let mut listing = ListingBuilder::default();
@@ -252,7 +154,7 @@ mod tests {
     #[test]
     fn a_truncated_page_must_say_where_it_goes_on() {
         let xml = b"<ListBucketResult><IsTruncated>true</IsTruncated></ListBucketResult>";
-        let error = Page::parse(xml).unwrap().next().unwrap_err();
+        let error = parse(xml).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Lied);
     }
 }

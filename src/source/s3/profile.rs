@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use object_store::aws::AwsCredential;
 
 use super::super::{Error, ErrorKind, Result};
-use super::env::Env;
+use super::Env;
 
 /// How long a look at the files' times serves: a rotated key is noticed within these seconds.
 const RECHECK: Duration = Duration::from_secs(3);

@@ -83,7 +83,8 @@ fn is_bad_http(error: &(dyn std::error::Error + 'static)) -> bool {
     text.starts_with("invalid HTTP") || text.starts_with("message head is too large")
 }
 
-fn chain<'a>(
+/// Returns an error and its causes.
+pub(crate) fn chain<'a>(
     error: &'a (dyn std::error::Error + 'static),
 ) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
     std::iter::successors(Some(error), |e| e.source())

@@ -1,4 +1,4 @@
-//! The AWS tools' environment variables, as data.
+//! Environment variables, as data: those by which the clouds' own tools are set up.
 
 use std::collections::HashMap;
 
@@ -24,7 +24,7 @@ impl Env {
     }
 
     /// Returns a variable that is set and not empty.
-    pub(super) fn get(&self, name: &str) -> Option<&str> {
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.0
             .get(name)
             .map(String::as_str)
@@ -32,7 +32,7 @@ impl Env {
     }
 
     /// Returns whether a variable is set to a word that means yes.
-    pub(super) fn is_true(&self, name: &str) -> bool {
+    pub(crate) fn is_true(&self, name: &str) -> bool {
         self.get(name)
             .is_some_and(|v| v.eq_ignore_ascii_case("true") || v == "1")
     }

@@ -3,10 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use proptest::prelude::*;
 
-use super::list::Page;
+use super::page::{Object, Page};
 use crate::entry::{Entry, Kind, Timestamp};
 use crate::path::RelPath;
 use crate::rows::Room;
@@ -15,7 +14,7 @@ use crate::source::{ErrorKind, HiddenWhy, ListingBuilder, PackedListing, Result}
 
 type Bucket = BTreeMap<String, u64>;
 
-/// A page of ListObjectsV2 as a server writes it.
+/// A page as a store lists it.
 fn page(bucket: &Bucket, prefix: &str, grouped: bool, after: &str, most: usize) -> Page {
     let mut items: BTreeMap<String, Option<u64>> = BTreeMap::new();
     for (key, size) in bucket.iter().filter(|(key, _)| key.starts_with(prefix)) {
@@ -28,22 +27,27 @@ fn page(bucket: &Bucket, prefix: &str, grouped: bool, after: &str, most: usize) 
         .iter()
         .filter(|(key, _)| key.as_str() > after)
         .collect();
-    let mut xml = "<ListBucketResult><EncodingType>url</EncodingType>".to_owned();
+    let mut page = Page {
+        next: (rest.len() > most).then(|| most.to_string()),
+        ..Page::default()
+    };
     for (key, size) in rest.iter().take(most) {
-        let key = utf8_percent_encode(key, NON_ALPHANUMERIC);
-        xml += &match size {
-            None => format!("<CommonPrefixes><Prefix>{key}</Prefix></CommonPrefixes>"),
-            Some(size) => format!(
-                "<Contents><Key>{key}</Key><ETag>\"e\"</ETag><Size>{size}</Size></Contents>"
-            ),
-        };
+        match size {
+            None => page.prefixes.push((*key).clone()),
+            Some(size) => page.objects.push(object(key, *size)),
+        }
     }
-    let more = rest.len() > most;
-    if more {
-        xml += &format!("<NextContinuationToken>{}</NextContinuationToken>", most);
+    page
+}
+
+fn object(key: &str, size: u64) -> Object {
+    Object {
+        key: key.to_owned(),
+        size,
+        mtime: None,
+        tag: Some("\"e\"".into()),
+        is_dir: false,
     }
-    xml += &format!("<IsTruncated>{more}</IsTruncated></ListBucketResult>");
-    Page::parse(xml.as_bytes()).unwrap()
 }
 
 fn plain(bucket: &Bucket, dir: &RelPath) -> PackedListing {
@@ -169,15 +173,10 @@ fn bucket(keys: &[&str]) -> Bucket {
 #[test]
 fn keys_out_of_order_or_elsewhere_end_it() {
     let unordered = |keys: &[&str], start: &str| {
-        let objects: Vec<_> = keys
-            .iter()
-            .map(|key| format!("<Contents><Key>{key}</Key><Size>1</Size></Contents>"))
-            .collect();
-        let xml = format!(
-            "<ListBucketResult><IsTruncated>false</IsTruncated>{}</ListBucketResult>",
-            objects.concat()
-        );
-        let page = Page::parse(xml.as_bytes()).unwrap();
+        let page = Page {
+            objects: keys.iter().map(|key| object(key, 1)).collect(),
+            ..Page::default()
+        };
         let mut sweep = Sweep::new(RelPath::root(), start.into(), Room::default());
         let taken = page
             .into_keys("")
