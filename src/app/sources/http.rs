@@ -31,15 +31,19 @@ fn settings(http: &config::HttpSource) -> HttpSettings {
             config::IndexFormat::Html => IndexFormat::Html,
             config::IndexFormat::Json => IndexFormat::Json,
         },
-        auth: http.auth.as_ref().map(|auth| match auth {
-            config::HttpAuth::Bearer(bearer) => HttpAuth::Bearer(secret(&bearer.token)),
-            config::HttpAuth::Basic(basic) => HttpAuth::Basic {
-                username: basic.username.clone(),
-                password: secret(&basic.password),
-            },
-        }),
+        auth: http.auth.as_ref().map(auth),
         tls: tls(&http.tls),
         proxy: proxy(&http.proxy),
         ..HttpSettings::new(http.url.as_url().clone())
+    }
+}
+
+pub(super) fn auth(section: &config::HttpAuth) -> HttpAuth {
+    match section {
+        config::HttpAuth::Bearer(bearer) => HttpAuth::Bearer(secret(&bearer.token)),
+        config::HttpAuth::Basic(basic) => HttpAuth::Basic {
+            username: basic.username.clone(),
+            password: secret(&basic.password),
+        },
     }
 }
