@@ -231,6 +231,7 @@ impl Subject {
             misses: reads(|c| &c.misses),
             prefetch_used: reads(|c| &c.prefetch_used),
             prefetch_wasted: reads(|c| &c.prefetch_wasted),
+            quarantined: reads(|c| &c.quarantined),
             hidden: self.vfs.hidden_names(index),
             last_refresh: health.last_success.map(rfc3339),
             last_error: health

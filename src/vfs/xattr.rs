@@ -27,6 +27,7 @@ impl Vfs {
                 .digest(&node)
                 .map(|hash| format!("blake3:{}", hash.to_hex()))
                 .ok_or(Error::NoAttribute),
+            "error" => self.mistrusted(&node).ok_or(Error::NoAttribute),
             "stale" => self.stale(&node).ok_or(Error::NoAttribute),
             _ => Err(Error::NoAttribute),
         }
@@ -72,6 +73,15 @@ impl Vfs {
             reasons.extend(degraded.chain(listing.stale()).map(|(l, e)| say(l, e)));
         }
         (!reasons.is_empty()).then(|| reasons.join("\n"))
+    }
+
+    /// Why a file's bytes are not served: they were not those that its source promises.
+    fn mistrusted(&self, node: &Node) -> Option<String> {
+        if let Some(OpenFile::Remote(file)) = opened(node).as_deref() {
+            return file.remote.broken_promise().map(|error| error.to_string());
+        }
+        let key = *self.object(node)?.1?.key();
+        Some(self.opener.fetcher.mistrusted(&key)?.to_string())
     }
 
     /// How much of a file is on this machine, as `bytes/size`.

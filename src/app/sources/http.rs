@@ -8,7 +8,7 @@ use crate::source::http::{
     HttpAuth, HttpSettings, HttpSource, IndexFormat, ManifestFormat, ManifestPlace,
     ManifestSettings,
 };
-use crate::source::{self, Source};
+use crate::source::{self, Source, Verify};
 
 pub(super) fn build(http: &config::HttpSource) -> source::Result<Arc<dyn Source>> {
     Ok(Arc::new(HttpSource::new(settings(http))?))
@@ -24,6 +24,10 @@ fn settings(http: &config::HttpSource) -> HttpSettings {
             format: match manifest.format {
                 config::ManifestFormat::List => ManifestFormat::List,
                 config::ManifestFormat::Sha256sum => ManifestFormat::Sha256sum,
+            },
+            verify: match manifest.verify {
+                config::Verify::Open => Verify::Open,
+                config::Verify::Lazy => Verify::Lazy,
             },
         }),
         index: match http.index {

@@ -22,7 +22,7 @@ use super::confidence::Confidences;
 use super::secret::Secret;
 use super::{
     Body, Error, ErrorKind, Listing, ListingBuilder, ProxySettings, Result, Source, TlsSettings,
-    wire,
+    Verify, wire,
 };
 use crate::entry::Entry;
 use crate::path::{Name, RelPath};
@@ -41,8 +41,9 @@ const REDIRECTS: usize = 5;
 /// The largest index page or manifest, in bytes: some 300,000 entries of a page.
 const PAGE_LIMIT: usize = 64 * 1024 * 1024;
 
-/// The most bytes that are read only to count those of an object without a length.
-const COUNT_LIMIT: usize = 64 * 1024 * 1024;
+/// The most bytes that are read only to count those of an object without a length. They are not
+/// kept; a stream without an end is told by this, or by the deadline if that is earlier.
+const COUNT_LIMIT: u64 = 1 << 30;
 
 /// What stays as it is in a URL's path (RFC 3986's unreserved characters).
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
@@ -91,6 +92,8 @@ pub struct ManifestSettings {
     pub place: ManifestPlace,
     /// How it is written.
     pub format: ManifestFormat,
+    /// When files are compared with the digests in it.
+    pub verify: Verify,
 }
 
 /// Who asks.
@@ -402,7 +405,10 @@ impl HttpSource {
             StatusCode::RANGE_NOT_SATISFIABLE => 0,
             StatusCode::OK => match wire::content_length(&headers) {
                 Some(size) => size,
-                None => wire::read_all(response, COUNT_LIMIT).await?.len() as u64,
+                None => {
+                    wire::check_encoding(&headers)?;
+                    wire::count(response, COUNT_LIMIT).await?
+                }
             },
             _ => return Err(self.explained(response).await),
         };
@@ -803,6 +809,11 @@ impl Source for HttpSource {
     async fn read(&self, path: &RelPath, entry: &Entry, range: Range<u64>) -> Result<Body> {
         let conceal = |error| self.confidences.conceal(error);
         self.read_range(path, entry, range).await.map_err(conceal)
+    }
+
+    fn verify(&self) -> Verify {
+        let manifest = self.manifest.as_ref();
+        manifest.map_or(Verify::Open, |manifest| manifest.verify)
     }
 
     fn same_version(&self, before: &Entry, now: &Entry) -> bool {
