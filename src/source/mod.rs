@@ -15,6 +15,8 @@ use crate::path::{BadName, RelPath};
 
 mod confidence;
 mod error;
+#[cfg(feature = "ftp")]
+pub mod ftp;
 #[cfg(feature = "failpoints")]
 pub(crate) mod fuzzing;
 pub mod guard;

@@ -53,6 +53,13 @@ impl TestApache {
         TestApache { url, root, server }
     }
 
+    /// Kills the server and starts it again.
+    pub fn restart(&self) {
+        self.server.restart();
+        let port = self.url.rsplit(':').next().unwrap().parse().unwrap();
+        wait_until("the server again", || listens(port));
+    }
+
     /// Stops the server; connections are then refused.
     pub fn stop(&self) {
         self.server.stop();
@@ -83,6 +90,13 @@ impl TestPython {
             Server::start(command, dir.clone())
         });
         TestPython { url, root, server }
+    }
+
+    /// Kills the server and starts it again.
+    pub fn restart(&self) {
+        self.server.restart();
+        let port = self.url.rsplit(':').next().unwrap().parse().unwrap();
+        wait_until("the server again", || listens(port));
     }
 
     /// Stops the server; connections are then refused.

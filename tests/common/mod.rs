@@ -7,6 +7,10 @@ pub mod apache;
 pub mod chaos;
 pub mod disk;
 pub mod faults;
+#[cfg(feature = "ftp")]
+pub mod ftp;
+#[cfg(feature = "ftp")]
+pub mod ftp_script;
 pub mod mapping;
 pub mod mount;
 pub mod nobody;

@@ -96,6 +96,13 @@ impl TestNginx {
         std::fs::rename(new, users).unwrap();
     }
 
+    /// Kills the server and starts it again.
+    pub fn restart(&self) {
+        self.server.restart();
+        let port = self.url.rsplit(':').next().unwrap().parse().unwrap();
+        wait_until("nginx again", || listens(port));
+    }
+
     /// Returns the certificate that `mutual` wants to see.
     pub fn client(&self) -> ClientCertificate {
         self.certificate("client")
@@ -126,7 +133,7 @@ impl TestNginx {
 
 /// Makes a certificate for 127.0.0.1 and `files.test` that signs itself: `NAME.pem` and
 /// `NAME-key.pem`.
-fn certificate(dir: &Path, name: &str) {
+pub fn certificate(dir: &Path, name: &str) {
     let made = Command::new(program("openssl"))
         .current_dir(dir)
         .args([

@@ -1,5 +1,6 @@
 //! HTTP, on nginx.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -21,14 +22,14 @@ suite!(
 );
 suite!(http_password, OnWeb::new("auth"), OnWeb::new("auth"));
 
-struct OnWeb {
+pub struct OnWeb {
     nginx: TestNginx,
     disk: OnDisk,
     settings: HttpSettings,
 }
 
 impl OnWeb {
-    async fn new(way: &str) -> OnWeb {
+    pub async fn new(way: &str) -> OnWeb {
         let nginx = blocking(TestNginx::start).await;
         let mut settings = nginx.settings(&format!("{way}/root/"));
         if way == "auth" {
@@ -57,8 +58,19 @@ impl World for OnWeb {
     async fn delete(&self, path: &str) {
         std::fs::remove_file(self.disk.root.join(path)).unwrap();
     }
+    fn address(&self) -> Option<SocketAddr> {
+        self.settings.url.socket_addrs(|| None).unwrap().pop()
+    }
+    fn grafted(&self, server: Option<SocketAddr>) -> Grafted {
+        let (path, at) = (self.settings.url.path(), server.or(self.address()).unwrap());
+        Grafted::new(format!("http: {{url: 'http://{at}{path}'}}"))
+    }
     async fn stop(&self) {
         self.nginx.stop();
+    }
+    async fn restart(&self) -> bool {
+        self.nginx.restart();
+        true
     }
     fn takes(&self, name: &str) -> bool {
         // nginx lists no hidden files.

@@ -28,7 +28,8 @@ suite!(http_python, on_python(), on_python());
 struct Shown {
     disk: OnDisk,
     settings: HttpSettings,
-    stop: Box<dyn Fn() + Send + Sync>,
+    /// Stops the server, or restarts it where asked to.
+    control: Box<dyn Fn(bool) + Send + Sync>,
     takes: fn(&str) -> bool,
 }
 
@@ -56,7 +57,10 @@ async fn on_apache(way: &str) -> Shown {
     Shown {
         disk: OnDisk::new(&apache.root.join("top")),
         settings,
-        stop: Box::new(move || apache.stop()),
+        control: Box::new(move |again| match again {
+            true => apache.restart(),
+            false => apache.stop(),
+        }),
         takes: |_| true,
     }
 }
@@ -66,7 +70,10 @@ async fn on_nginx() -> Shown {
     Shown {
         disk: OnDisk::new(&nginx.root.join("top")),
         settings: webdav(&format!("{}/dav/top/", nginx.url)),
-        stop: Box::new(move || nginx.stop()),
+        control: Box::new(move |again| match again {
+            true => nginx.restart(),
+            false => nginx.stop(),
+        }),
         // nginx lists no hidden files.
         takes: |name| !name.starts_with('.'),
     }
@@ -77,7 +84,10 @@ async fn on_python() -> Shown {
     Shown {
         disk: OnDisk::new(&python.root.join("top")),
         settings: HttpSettings::new(Url::parse(&format!("{}/top/", python.url)).unwrap()),
-        stop: Box::new(move || python.stop()),
+        control: Box::new(move |again| match again {
+            true => python.restart(),
+            false => python.stop(),
+        }),
         takes: |_| true,
     }
 }
@@ -94,7 +104,11 @@ impl World for Shown {
         std::fs::remove_file(self.disk.root.join(path)).unwrap();
     }
     async fn stop(&self) {
-        (self.stop)();
+        (self.control)(false);
+    }
+    async fn restart(&self) -> bool {
+        (self.control)(true);
+        true
     }
     fn takes(&self, name: &str) -> bool {
         (self.takes)(name)

@@ -43,6 +43,14 @@ pub(super) fn build(
     }
 }
 
+/// Returns how many operations the source can do at once, where that is few.
+pub(super) fn concurrency(spec: &config::Source) -> Option<usize> {
+    match spec {
+        config::Source::Ftp(ftp) => Some(ftp::connections(ftp)),
+        _ => None,
+    }
+}
+
 /// Returns what the source reads of this machine beside the files that the volume file names:
 /// files and sockets, there or not.
 pub(super) fn files(spec: &config::Source) -> Vec<PathBuf> {
