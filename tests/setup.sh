@@ -16,13 +16,13 @@ modules=
 case ${1-test} in
 run) ;;
 test | bench | stress)
-    # nginx-extras: the web server; attr, rsync, git, python3, curl, procps: read and look at what
+    # nginx-extras, apache2-bin: web servers; attr, rsync, git, python3, curl, procps: read and look at what
     # is mounted; openssl: certificates for the web server; python3-venv: for the S3 server;
     # fio: reads and verifies; faketime: a clock that jumps; xfsprogs, e2fsprogs, mount: disks of
     # the tests' own, whose power is cut or which fill up; vsftpd and pyftpdlib (pyOpenSSL: with
     # TLS): FTP servers without and with MLSD.
-    packages="$packages nginx-extras attr rsync git python3 python3-venv curl procps openssl fio"
-    packages="$packages faketime xfsprogs e2fsprogs mount vsftpd"
+    packages="$packages nginx-extras apache2-bin attr rsync git python3 python3-venv curl procps"
+    packages="$packages openssl fio faketime xfsprogs e2fsprogs mount vsftpd"
     # node runs Azurite, a blob service: Debian's, or another that is there.
     command -v node >/dev/null || packages="$packages nodejs"
     command -v npm >/dev/null || packages="$packages npm"

@@ -29,7 +29,7 @@ pub use source::{
     AzureClientSecret, AzureCredentials, AzureSource, BasicAuth, BearerAuth, ClientCertificate,
     FtpEncryption, FtpSource, GcsSource, GitSource, HttpAuth, HttpSource, IndexFormat, LocalSource,
     Manifest, ManifestFormat, ManifestLocation, Proxy, S3Credentials, S3Source, SftpSource, Source,
-    Ssh, Tls, WebdavSource,
+    Ssh, Tls, Verify, WebdavSource,
 };
 pub use units::{ByteRate, ByteSize, CacheSize, HumanDuration, Refresh, Umask};
 pub use volume::{Layer, Volume};

@@ -358,6 +358,7 @@ impl Subject {
             miss_bytes: reads(|c| &c.miss_bytes),
             prefetch_used: reads(|c| &c.prefetch_used),
             prefetch_wasted: reads(|c| &c.prefetch_wasted),
+            quarantined: reads(|c| &c.quarantined),
             hidden: self.vfs.hidden_names(index),
             last_refresh: health.last_success.map(rfc3339),
             last_error: health

@@ -195,6 +195,9 @@ pub struct Layer {
     pub prefetch_used: u64,
     /// Bytes fetched ahead in vain.
     pub prefetch_wasted: u64,
+    /// Times that a file was found not to be what its source promises. Its bytes are not served.
+    #[serde(default)]
+    pub quarantined: u64,
     /// Names that cannot be shown, in the directories listed so far.
     pub hidden: u64,
     /// When the layer last answered, as RFC 3339.

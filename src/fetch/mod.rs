@@ -17,6 +17,7 @@ mod flight;
 mod pace;
 pub mod plan;
 mod pour;
+mod quarantine;
 mod remote;
 mod share;
 pub mod siblings;
@@ -26,7 +27,11 @@ pub mod window;
 pub use remote::{Ahead, Followed, Pin, Remote};
 pub use turns::Turns;
 
+use svol_cache::ObjectKey;
+
 use crate::memory::Budget;
+use crate::source::Error;
+use quarantine::Quarantine;
 use share::{Buffers, Unkept};
 
 /// How long a reader waits for its bytes unless the layer says otherwise.
@@ -52,6 +57,7 @@ pub struct Fetcher {
     busy: usize,
     buffers: Buffers,
     unkept: Unkept,
+    quarantine: Quarantine,
 }
 
 /// Counts of one layer since the start.
@@ -69,6 +75,8 @@ pub struct Counters {
     pub misses: AtomicU64,
     /// Bytes that readers got from these.
     pub miss_bytes: AtomicU64,
+    /// Times that a file was found not to be what its source promises.
+    pub quarantined: AtomicU64,
 }
 
 impl Fetcher {
@@ -88,7 +96,14 @@ impl Fetcher {
             busy: operations,
             buffers: Buffers::new(budget.buffers),
             unkept: Unkept::new(budget.tier),
+            quarantine: Quarantine::default(),
         })
+    }
+
+    /// Returns why an object's bytes are not served before they are verified, if that is so: they
+    /// were not those that its source promises.
+    pub fn mistrusted(&self, key: &ObjectKey) -> Option<Error> {
+        self.quarantine.get(key)
     }
 
     /// Returns the bytes of bodies that are in memory now.
@@ -128,6 +143,11 @@ impl Counters {
     pub fn prefetched(&self, used: u64, wasted: u64) {
         add(&self.prefetch_used, used);
         add(&self.prefetch_wasted, wasted);
+    }
+
+    /// Counts a file that was not what its source promises.
+    pub fn quarantined(&self) {
+        add(&self.quarantined, 1);
     }
 
     /// Counts a read that waited for a source.

@@ -18,7 +18,7 @@ use super::window::Advice;
 use super::{Counters, Fetcher, plan};
 use crate::entry::Entry;
 use crate::path::RelPath;
-use crate::source::{Error, ErrorKind, Result, Source};
+use crate::source::{Error, ErrorKind, Result, Source, Verify};
 
 mod ahead;
 mod carry;
@@ -69,6 +69,8 @@ pub struct Remote {
     pin: Pin,
     /// The pin with the validator that the first reply taught, where the listing knew none.
     learnt: OnceLock<Entry>,
+    /// Whether bytes are served before all of it is here and was compared with its digest.
+    lazily: bool,
     /// Set once the object was found not to be what its source promises.
     broken_promise: OnceLock<Error>,
     /// How many requests for bytes were sent so far.
@@ -115,7 +117,11 @@ impl Remote {
         runtime: Handle,
         deadline: Duration,
     ) -> Arc<Remote> {
+        let lazily = pin.entry.digest.is_some()
+            && source.verify() == Verify::Lazy
+            && fetcher.mistrusted(object.key()).is_none();
         Arc::new(Remote {
+            lazily,
             object,
             source,
             pin,
@@ -160,7 +166,7 @@ impl Remote {
     /// Fills `buf` from `offset` on if all of it is here and verified; never waits for a source.
     /// Returns the bytes read, fewer than asked only at the end of the object.
     pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> Option<usize> {
-        if !self.is_as_promised() {
+        if !self.may_serve() {
             return None;
         }
         self.object.read_at(offset, buf)
@@ -172,6 +178,17 @@ impl Remote {
             return None;
         }
         self.object.sealed_file()
+    }
+
+    /// Returns whether what is here may be served now.
+    fn may_serve(&self) -> bool {
+        self.is_as_promised()
+            || (self.lazily && self.broken_promise.get().is_none() && !self.object.is_complete())
+    }
+
+    /// Returns why none of its bytes is served any more, if they were not those promised.
+    pub fn broken_promise(&self) -> Option<&Error> {
+        self.broken_promise.get()
     }
 
     /// Returns whether the bytes need not be compared with a digest first.
@@ -211,8 +228,13 @@ impl Remote {
                 began = Instant::now();
                 tries = 0;
             }
-            self.check_digest(began).await?;
+            if !self.lazily {
+                self.check_digest(began).await?;
+            }
             self.ensure(range.clone(), began).await?;
+            if self.lazily {
+                self.check_if_complete(began).await?;
+            }
             let taken = BUFFER.with_borrow_mut(|buffer| {
                 let len = (end - offset) as usize;
                 if buffer.len() < len {
@@ -220,7 +242,7 @@ impl Remote {
                 }
                 let n = self.object.read_at(offset, &mut buffer[..len])?;
                 // Some of it may have come again since it was compared.
-                let sound = self.is_as_promised();
+                let sound = self.may_serve();
                 sound.then(|| Some(take.take()?(&buffer[..n])))?
             });
             if let Some(taken) = taken {

@@ -144,6 +144,10 @@ impl Passthrough {
                 // Dropped, it would be closed.
                 let _ = id.into_raw();
             }
+            None if vfs.is_mistrusted(handle) => {
+                let how = how & !FopenFlags::FOPEN_KEEP_CACHE;
+                reply.opened(FileHandle(handle), how);
+            }
             None => reply.opened(FileHandle(handle), how),
         }
     }

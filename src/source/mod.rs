@@ -92,6 +92,11 @@ pub trait Source: Send + Sync + 'static {
         before.version == now.version && !validators_differ
     }
 
+    /// Returns when the digests that entries promise are verified.
+    fn verify(&self) -> Verify {
+        Verify::Open
+    }
+
     /// Returns the ability to list many directories with one request.
     fn recursive(&self) -> Option<&dyn Recursive> {
         None
@@ -112,6 +117,16 @@ pub trait Source: Send + Sync + 'static {
     fn pause(&self) -> Option<Duration> {
         None
     }
+}
+
+/// When a file is compared with the digest that its source promises.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Verify {
+    /// As a whole, before its first byte is served: nobody ever reads a wrong one.
+    #[default]
+    Open,
+    /// Once all of it is here: bytes are served before, and after a mismatch none is.
+    Lazy,
 }
 
 /// A source whose tree changes as one, as a Git branch does from commit to commit: it lists and

@@ -128,6 +128,20 @@ impl Vfs {
         }
     }
 
+    /// Returns whether what the kernel may have kept of a file is not to be used: it may be of
+    /// bytes that were not those promised.
+    pub fn is_mistrusted(&self, handle: u64) -> bool {
+        let handle = self.handles.get(handle);
+        match handle.as_ref().map(|handle| &*handle.file) {
+            Some(OpenFile::Remote(file)) => {
+                let fetcher = &self.opener.fetcher;
+                file.remote.broken_promise().is_some()
+                    || fetcher.mistrusted(file.remote.object().key()).is_some()
+            }
+            _ => false,
+        }
+    }
+
     /// Closes a file.
     pub fn release(&self, handle: u64) {
         self.handles.remove(handle);

@@ -29,7 +29,10 @@ impl Vfs {
                 .map(|hash| format!("blake3:{}", hash.to_hex()))
                 .ok_or(Error::NoAttribute),
             "stale" => self.stale(&node).ok_or(Error::NoAttribute),
-            "error" => self.error_of(&node).ok_or(Error::NoAttribute),
+            "error" => self
+                .mistrusted(&node)
+                .or_else(|| self.error_of(&node))
+                .ok_or(Error::NoAttribute),
             _ => Err(Error::NoAttribute),
         }
     }
@@ -138,6 +141,15 @@ impl Vfs {
             }
             None => "the source is asked again by whoever wants it".into(),
         }
+    }
+
+    /// Why a file's bytes are not served: they were not those that its source promises.
+    fn mistrusted(&self, node: &Node) -> Option<String> {
+        if let Some(OpenFile::Remote(file)) = opened(node).as_deref() {
+            return file.remote.broken_promise().map(|error| error.to_string());
+        }
+        let key = *self.object(node)?.1?.key();
+        Some(self.opener.fetcher.mistrusted(&key)?.to_string())
     }
 
     /// How much of a file is on this machine, as `bytes/size`.

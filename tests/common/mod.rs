@@ -3,6 +3,7 @@
 // Each test binary uses a part of this.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod apache;
 #[cfg(feature = "azure")]
 pub mod azure;
 pub mod chaos;

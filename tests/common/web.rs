@@ -17,7 +17,8 @@ pub const PASSWORD: &str = "web-hunter2";
 
 /// A running nginx. One directory is served in several ways, by the first part of the path:
 /// `html` and `json` (index pages), `noranges`, `auth` (as html, with a password), `plain` (no
-/// index), `odd` (a page that is no listing, with status 200, for everything), `down` (a redirect to
+/// index), `dav` (WebDAV), `bearer` (as html, for the tokens of [`TestNginx::accept`]), `dynamic`
+/// (without lengths), `away/PORT` (with the password of `auth`, a redirect to another server), `odd` (a page that is no listing, with status 200, for everything), `down` (a redirect to
 /// http).
 pub struct TestNginx {
     /// Its URL, without a slash at its end.
@@ -77,6 +78,22 @@ impl TestNginx {
     /// Returns the file of the certificate that `https` shows.
     pub fn ca(&self) -> PathBuf {
         self.server.dir().join("cert.pem")
+    }
+
+    /// From now on `bearer` is for this token alone, of letters, digits and `-`.
+    pub fn accept(&self, token: &str) {
+        let tokens = self.server.dir().join("tokens");
+        let _ = std::fs::remove_dir_all(&tokens);
+        std::fs::create_dir(&tokens).unwrap();
+        std::fs::write(tokens.join(token), "").unwrap();
+    }
+
+    /// From now on `auth` wants this password.
+    pub fn want_password(&self, password: &str) {
+        let users = self.server.dir().join("users");
+        let new = users.with_extension("new");
+        std::fs::write(&new, format!("{USER}:{{PLAIN}}{password}\n")).unwrap();
+        std::fs::rename(new, users).unwrap();
     }
 
     /// Kills the server and starts it again.
@@ -155,6 +172,7 @@ fn config(dir: &Path, [port, tls_port, mutual_port]: [u16; 3]) -> String {
         .collect();
     format!(
         r#"{user}
+load_module /usr/lib/nginx/modules/ngx_http_dav_ext_module.so;
 daemon off;
 master_process off;
 pid {dir}/pid;
@@ -186,6 +204,20 @@ http {{
             auth_basic "tests";
             auth_basic_user_file {dir}/users;
         }}
+        location /dav/ {{ alias {dir}/root/; dav_ext_methods PROPFIND OPTIONS; }}
+        location /bearer/ {{
+            if ($http_authorization !~ "^Bearer (?<token>[a-z0-9-]+)$") {{ return 401; }}
+            if (!-f {dir}/tokens/$token) {{ return 401; }}
+            alias {dir}/root/;
+            autoindex on;
+        }}
+        location /dynamic/ {{ alias {dir}/root/; autoindex on; ssi on; ssi_types *; }}
+        location ~ ^/away/(?<where>[0-9]+)/(?<rest>.*)$ {{
+            auth_basic "tests";
+            auth_basic_user_file {dir}/users;
+            try_files /none @away;
+        }}
+        location @away {{ return 302 http://127.0.0.1:$where/$rest; }}
         location /down/ {{ return 302 http://127.0.0.1:{port}/html/; }}
         location /odd/ {{
             default_type text/html;

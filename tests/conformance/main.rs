@@ -33,3 +33,5 @@ mod local;
 mod s3;
 mod transport;
 mod web;
+#[cfg(feature = "webdav")]
+mod webdav;

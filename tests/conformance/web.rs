@@ -8,7 +8,7 @@ use svol::path::RelPath;
 use svol::source::http::{
     HttpAuth, HttpSettings, HttpSource, ManifestFormat, ManifestPlace, ManifestSettings,
 };
-use svol::source::{ErrorKind, Secret, Source};
+use svol::source::{ErrorKind, Secret, Source, Verify};
 
 use crate::common::web::{PASSWORD, TestNginx, USER};
 use crate::suite::*;
@@ -104,6 +104,7 @@ async fn a_manifest_is_a_tree() {
         settings.manifest = Some(ManifestSettings {
             place,
             format: ManifestFormat::Sha256sum,
+            verify: Verify::Open,
         });
         let source = HttpSource::new(settings.clone()).unwrap();
         let root = source.list(&RelPath::root()).await.unwrap();
@@ -187,4 +188,67 @@ async fn https_wants_a_certificate_that_is_trusted() {
     settings.tls.ca_bundle = Some(world.disk.root.join("f"));
     let error = HttpSource::new(settings).map(|_| ()).unwrap_err();
     assert!(error.to_string().contains("CA bundle"), "{error}");
+}
+
+#[tokio::test]
+async fn a_redirect_takes_no_credentials_to_another_server() {
+    let here = OnWeb::new("html").await;
+    let there = OnWeb::new("html").await;
+    there.put("f", b"elsewhere").await;
+    let port = there.nginx.url.rsplit(':').next().unwrap().to_owned();
+    let to = |way: &str| {
+        let mut settings = here.nginx.settings(&format!("away/{port}/{way}/root/"));
+        settings.auth = Some(HttpAuth::Basic {
+            username: USER.into(),
+            password: Secret::fixed(PASSWORD),
+        });
+        HttpSource::new(settings).unwrap()
+    };
+    // What needs none is read there.
+    let open = to("html");
+    let entry = known(&open, "f").await;
+    assert_eq!(read(&open, "f", &entry, 0, 9).await.unwrap(), b"elsewhere");
+    // What would take these very ones does not get them.
+    assert_eq!(
+        kind(to("auth").list(&RelPath::root()).await),
+        ErrorKind::Denied
+    );
+    let mut direct = there.nginx.settings("auth/root/");
+    direct.auth = Some(HttpAuth::Basic {
+        username: USER.into(),
+        password: Secret::fixed(PASSWORD),
+    });
+    HttpSource::new(direct)
+        .unwrap()
+        .list(&RelPath::root())
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_stream_without_an_end_is_an_error() {
+    // Chunks for as long as anybody reads.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/endless", listener.local_addr().unwrap());
+    let server = tokio::spawn(async move {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let chunk = [b"100000\r\n".as_slice(), &vec![0; 0x10_0000], b"\r\n"].concat();
+        let mut served = tokio::task::JoinSet::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let chunk = chunk.clone();
+            served.spawn(async move {
+                let mut head = vec![0; 4096];
+                let n = stream.read(&mut head).await.unwrap();
+                let is_get = head[..n].starts_with(b"GET");
+                let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+                stream.write_all(head).await.ok();
+                while is_get && stream.write_all(&chunk).await.is_ok() {}
+            });
+        }
+    });
+    let source = HttpSource::new(svol::source::http::HttpSettings::new(url.parse().unwrap()));
+    let error = source.unwrap().list(&RelPath::root()).await.unwrap_err();
+    server.abort();
+    assert_eq!(error.kind(), ErrorKind::Lied, "{error}");
+    assert!(error.to_string().contains("no end"), "{error}");
 }

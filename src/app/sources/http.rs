@@ -8,7 +8,7 @@ use crate::source::http::{
     HttpAuth, HttpSettings, HttpSource, IndexFormat, ManifestFormat, ManifestPlace,
     ManifestSettings,
 };
-use crate::source::{self, Source};
+use crate::source::{self, Source, Verify};
 
 pub(super) fn build(http: &config::HttpSource) -> source::Result<Arc<dyn Source>> {
     Ok(Arc::new(HttpSource::new(settings(http))?))
@@ -25,21 +25,29 @@ fn settings(http: &config::HttpSource) -> HttpSettings {
                 config::ManifestFormat::List => ManifestFormat::List,
                 config::ManifestFormat::Sha256sum => ManifestFormat::Sha256sum,
             },
+            verify: match manifest.verify {
+                config::Verify::Open => Verify::Open,
+                config::Verify::Lazy => Verify::Lazy,
+            },
         }),
         index: match http.index {
             config::IndexFormat::Auto => IndexFormat::Auto,
             config::IndexFormat::Html => IndexFormat::Html,
             config::IndexFormat::Json => IndexFormat::Json,
         },
-        auth: http.auth.as_ref().map(|auth| match auth {
-            config::HttpAuth::Bearer(bearer) => HttpAuth::Bearer(secret(&bearer.token)),
-            config::HttpAuth::Basic(basic) => HttpAuth::Basic {
-                username: basic.username.clone(),
-                password: secret(&basic.password),
-            },
-        }),
+        auth: http.auth.as_ref().map(auth),
         tls: tls(&http.tls),
         proxy: proxy(&http.proxy),
         ..HttpSettings::new(http.url.as_url().clone())
+    }
+}
+
+pub(super) fn auth(section: &config::HttpAuth) -> HttpAuth {
+    match section {
+        config::HttpAuth::Bearer(bearer) => HttpAuth::Bearer(secret(&bearer.token)),
+        config::HttpAuth::Basic(basic) => HttpAuth::Basic {
+            username: basic.username.clone(),
+            password: secret(&basic.password),
+        },
     }
 }

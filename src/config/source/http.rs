@@ -101,6 +101,25 @@ pub struct Manifest {
     pub location: ManifestLocation,
     /// How it is written.
     pub format: ManifestFormat,
+    /// When files are compared with the digests in it.
+    pub verify: Verify,
+}
+
+/// When a file is compared with the digest that the manifest has of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Verify {
+    /// Before its first byte is served: all of it is fetched first, and nobody reads a wrong byte.
+    #[default]
+    Open,
+    /// Once all of it is here. Bytes are served before; after a mismatch, no more.
+    Lazy,
+}
+
+impl Verify {
+    fn is_open(&self) -> bool {
+        *self == Self::Open
+    }
 }
 
 /// Where a manifest is.
@@ -136,6 +155,9 @@ pub(crate) struct ManifestFields {
     file: Option<PathBuf>,
     /// How the list is written.
     format: ManifestFormat,
+    /// When files are compared with the digests in it.
+    #[serde(default, skip_serializing_if = "Verify::is_open")]
+    verify: Verify,
 }
 
 impl TryFrom<ManifestFields> for Manifest {
@@ -151,9 +173,13 @@ impl TryFrom<ManifestFields> for Manifest {
                 return Err("the manifest has two places (url and file); write exactly one");
             }
         };
+        if fields.verify == Verify::Lazy && fields.format == ManifestFormat::List {
+            return Err("a plain list has no digests to verify; take `verify` out");
+        }
         Ok(Self {
             location,
             format: fields.format,
+            verify: fields.verify,
         })
     }
 }
@@ -168,6 +194,7 @@ impl From<Manifest> for ManifestFields {
             url,
             file,
             format: manifest.format,
+            verify: manifest.verify,
         }
     }
 }

@@ -20,7 +20,7 @@ pub use azure::{AzureClientSecret, AzureCredentials, AzureSource};
 pub use ftp::{FtpEncryption, FtpSource};
 pub use gcs::GcsSource;
 pub use git::GitSource;
-pub use http::{HttpSource, IndexFormat, Manifest, ManifestFormat, ManifestLocation};
+pub use http::{HttpSource, IndexFormat, Manifest, ManifestFormat, ManifestLocation, Verify};
 pub use local::LocalSource;
 pub use s3::{S3Credentials, S3Source};
 pub use sftp::SftpSource;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use tokio::time::Instant;
+use tracing::warn;
 
 use super::super::pour::BATCH;
 use super::{Remote, blocking};
@@ -11,6 +12,17 @@ use crate::entry::Digest;
 use crate::source::{Error, ErrorKind, Result};
 
 impl Remote {
+    /// As [`Remote::check_digest`], once all of the object is here.
+    pub(super) async fn check_if_complete(self: &Arc<Self>, began: Instant) -> Result<()> {
+        if let Some(error) = self.broken_promise.get() {
+            return Err(error.clone());
+        }
+        match self.object.is_complete() {
+            true => self.check_digest(began).await,
+            false => Ok(()),
+        }
+    }
+
     /// Reads the whole object and compares it with the digest that its source promises, unless that
     /// was done and no byte came since.
     pub(super) async fn check_digest(self: &Arc<Self>, began: Instant) -> Result<()> {
@@ -41,15 +53,23 @@ impl Remote {
             match got.await? {
                 Some(got) if got.as_ref() == want => {
                     self.promised.store(asked, Ordering::Release);
+                    self.fetcher.quarantine.remove(self.object.key());
                 }
-                Some(_) => {
+                Some(got) => {
                     // The next to open it fetches it anew: the server may be mended by then.
                     let object = self.object.clone();
                     blocking(move || object.discard()).await?;
                     let error = Error::lied(format!(
-                        "{}: its SHA-256 is not the one that the manifest promises",
-                        self.url()
+                        "{}: its SHA-256 is {} and not the one that the manifest promises, {}; none \
+                         of it is served",
+                        self.url(),
+                        hex(got.as_ref()),
+                        hex(&want)
                     ));
+                    warn!(%error, "quarantined");
+                    self.counters.quarantined();
+                    let quarantine = &self.fetcher.quarantine;
+                    quarantine.add(*self.object.key(), error.clone());
                     return Err(self.broken_promise.get_or_init(|| error).clone());
                 }
                 // Some of it was lost meanwhile.
@@ -67,4 +87,8 @@ impl Remote {
             ),
         ))
     }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -17,8 +17,8 @@ use tokio::time::Instant;
 
 use super::sweep::{Keys, Start};
 use super::{
-    Body, Error, ErrorKind, InPlace, Listing, ListingBuilder, Recursive, Result, Source, Whole,
-    progress,
+    Body, Error, ErrorKind, InPlace, Listing, ListingBuilder, Recursive, Result, Source, Verify,
+    Whole, progress,
 };
 use crate::entry::{Entry, Timestamp};
 use crate::path::RelPath;
@@ -370,6 +370,10 @@ impl Source for Guarded {
 
     fn same_version(&self, before: &Entry, now: &Entry) -> bool {
         self.0.source.same_version(before, now)
+    }
+
+    fn verify(&self) -> Verify {
+        self.0.source.verify()
     }
 
     fn recursive(&self) -> Option<&dyn Recursive> {

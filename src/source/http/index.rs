@@ -36,7 +36,7 @@ pub(super) fn parse(
     match format {
         IndexFormat::Json => json(body),
         IndexFormat::Auto if is_json || first == Some(&b'[') => json(body),
-        IndexFormat::Html | IndexFormat::Auto => html(page, body, format == IndexFormat::Html),
+        _ => html(page, body, format == IndexFormat::Html),
     }
 }
 

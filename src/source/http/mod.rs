@@ -1,8 +1,8 @@
 //! Files and trees on web servers.
 //!
-//! A source is one of three things: a tree that the server lists by index pages, a tree that a
-//! manifest lists, or a single file, which then is alone in its directory. Which one, the settings
-//! say, or the URL's last slash, or the server when first asked.
+//! A source is one of three things: a tree that the server lists by index pages (or as WebDAV has
+//! it), a tree that a manifest lists, or a single file, which then is alone in its directory. Which
+//! one, the settings say, or the URL's last slash, or the server when first asked.
 //!
 //! Replies are pinned by their ETag or Last-Modified (see `validate`), and believed only where
 //! they agree with the request. Credentials go to the URL's own origin and to no other.
@@ -22,11 +22,13 @@ use super::confidence::Confidences;
 use super::secret::Secret;
 use super::{
     Body, Error, ErrorKind, Listing, ListingBuilder, ProxySettings, Result, Source, TlsSettings,
-    wire,
+    Verify, wire,
 };
 use crate::entry::Entry;
 use crate::path::{Name, RelPath};
 
+#[cfg(feature = "webdav")]
+mod dav;
 #[cfg(feature = "failpoints")]
 pub(super) mod fuzzing;
 mod index;
@@ -39,8 +41,9 @@ const REDIRECTS: usize = 5;
 /// The largest index page or manifest, in bytes: some 300,000 entries of a page.
 const PAGE_LIMIT: usize = 64 * 1024 * 1024;
 
-/// The most bytes that are read only to count those of an object without a length.
-const COUNT_LIMIT: usize = 64 * 1024 * 1024;
+/// The most bytes that are read only to count those of an object without a length. They are not
+/// kept; a stream without an end is told by this, or by the deadline if that is earlier.
+const COUNT_LIMIT: u64 = 1 << 30;
 
 /// What stays as it is in a URL's path (RFC 3986's unreserved characters).
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
@@ -59,6 +62,9 @@ pub enum IndexFormat {
     Html,
     /// nginx's or Caddy's JSON.
     Json,
+    /// As WebDAV has it: replies to PROPFIND, which describe files too.
+    #[cfg(feature = "webdav")]
+    Webdav,
 }
 
 /// How a manifest is written.
@@ -86,6 +92,8 @@ pub struct ManifestSettings {
     pub place: ManifestPlace,
     /// How it is written.
     pub format: ManifestFormat,
+    /// When files are compared with the digests in it.
+    pub verify: Verify,
 }
 
 /// Who asks.
@@ -163,6 +171,15 @@ struct Loaded {
     modified: Option<HeaderValue>,
 }
 
+/// A reply to PROPFIND.
+#[cfg(feature = "webdav")]
+struct Told {
+    /// The URL that it came from in the end.
+    page: Url,
+    date: Option<HeaderValue>,
+    body: bytes::Bytes,
+}
+
 /// A reply to a request about one object.
 struct Described {
     entry: Entry,
@@ -209,7 +226,7 @@ impl HttpSource {
             redirects: REDIRECTS,
         })?;
         Ok(HttpSource {
-            identity: identity(&url, settings.manifest.as_ref()),
+            identity: identity(&url, settings.index, settings.manifest.as_ref()),
             url,
             manifest: settings.manifest,
             index: settings.index,
@@ -268,7 +285,17 @@ impl HttpSource {
         }
     }
 
-    async fn send(&self, method: Method, url: &Url, mut headers: HeaderMap) -> Result<Response> {
+    async fn send(&self, method: Method, url: &Url, headers: HeaderMap) -> Result<Response> {
+        self.send_with(method, url, headers, "").await
+    }
+
+    async fn send_with(
+        &self,
+        method: Method,
+        url: &Url,
+        mut headers: HeaderMap,
+        body: &'static str,
+    ) -> Result<Response> {
         headers.insert(
             header::ACCEPT_ENCODING,
             HeaderValue::from_static("identity"),
@@ -285,7 +312,10 @@ impl HttpSource {
             ) => blocking(move || secret.read()).await?,
         };
         let request = |client: &reqwest::Client| {
-            let request = client.request(method, url.clone()).headers(headers);
+            let mut request = client.request(method, url.clone()).headers(headers);
+            if !body.is_empty() {
+                request = request.body(body);
+            }
             match auth {
                 None => request,
                 Some(HttpAuth::Bearer(_)) => request.bearer_auth(secret.trim()),
@@ -375,7 +405,10 @@ impl HttpSource {
             StatusCode::RANGE_NOT_SATISFIABLE => 0,
             StatusCode::OK => match wire::content_length(&headers) {
                 Some(size) => size,
-                None => wire::read_all(response, COUNT_LIMIT).await?.len() as u64,
+                None => {
+                    wire::check_encoding(&headers)?;
+                    wire::count(response, COUNT_LIMIT).await?
+                }
             },
             _ => return Err(self.explained(response).await),
         };
@@ -412,6 +445,84 @@ impl HttpSource {
         let format = self.index;
         let parse = move || index::parse(&page, kind.as_deref(), &body, format);
         blocking(parse).await
+    }
+
+    /// Asks a WebDAV server for what is at `url`, and beneath it where `depth` is 1.
+    #[cfg(feature = "webdav")]
+    async fn propfind(&self, url: &Url, depth: &'static str) -> Result<Told> {
+        let mut headers = HeaderMap::new();
+        let xml = HeaderValue::from_static("application/xml; charset=utf-8");
+        headers.insert(header::CONTENT_TYPE, xml);
+        headers.insert("depth", HeaderValue::from_static(depth));
+        let method = Method::from_bytes(b"PROPFIND").map_err(|_| Error::lied("no such method"))?;
+        let response = self.send_with(method, url, headers, dav::QUESTION).await?;
+        let status = response.status();
+        let redirected = response.url() != url;
+        match status {
+            StatusCode::MULTI_STATUS => {}
+            StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED => {
+                wire::discard(response).await;
+                let message = format!(
+                    "the server answered {status} to PROPFIND: not a WebDAV server, or not at this \
+                     URL; try it as http:// instead of dav+http://"
+                );
+                return Err(Error::new(ErrorKind::Invalid, message));
+            }
+            s if s.is_success() => {
+                let message = format!(
+                    "the server answered {status} to PROPFIND and not 207: not a WebDAV server, or \
+                     not at this URL; try it as http:// instead of dav+http://"
+                );
+                return Err(Error::new(ErrorKind::Invalid, message));
+            }
+            _ => return Err(self.explained(response).await),
+        }
+        wire::check_encoding(response.headers())?;
+        if redirected && response.url().host() != url.host() {
+            return Err(Error::lied("a redirect of PROPFIND to another host"));
+        }
+        Ok(Told {
+            page: response.url().clone(),
+            date: response.headers().get(header::DATE).cloned(),
+            body: wire::read_all(response, PAGE_LIMIT).await?,
+        })
+    }
+
+    #[cfg(feature = "webdav")]
+    async fn list_webdav(&self, dir: &RelPath) -> Result<Listing> {
+        let told = self.propfind(&self.child(dir, true), "1").await;
+        let told = match dir.is_root() {
+            true => told.map_err(at_root)?,
+            false => told?,
+        };
+        let listing = blocking(move || dav::listing(&told.page, told.date.as_ref(), &told.body));
+        let listing = listing.await;
+        match dir.is_root() {
+            true => listing.map_err(at_root),
+            false => listing,
+        }
+    }
+
+    #[cfg(feature = "webdav")]
+    async fn stat_webdav(&self, path: &RelPath) -> Result<Entry> {
+        let missing = || Error::new(ErrorKind::NotFound, "no such file");
+        let name = path.file_name().ok_or_else(missing)?;
+        let url = self.child(path, false);
+        let told = match self.propfind(&url, "0").await {
+            // Apache has no words of WebDAV's for what would be below a file.
+            Err(error) if error.kind() == ErrorKind::Invalid => {
+                return match self.describe(&url, name).await {
+                    Err(found) if found.kind() == ErrorKind::NotFound => Err(found),
+                    _ => Err(error),
+                };
+            }
+            told => told?,
+        };
+        let entry = dav::file(&told.page, name.clone(), told.date.as_ref(), &told.body)?;
+        match entry.size {
+            Some(_) => Ok(entry),
+            None => Ok(self.describe(&url, name).await?.entry),
+        }
     }
 
     /// Returns the manifest's tree; `anew` asks whether it has changed.
@@ -544,9 +655,9 @@ impl HttpSource {
 
 /// Returns what names the place: the URL, with a query only as a digest, since it may be a
 /// signature.
-fn identity(url: &Url, manifest: Option<&ManifestSettings>) -> String {
+fn identity(url: &Url, index: IndexFormat, manifest: Option<&ManifestSettings>) -> String {
     let digest = |text: &str| blake3::hash(text.as_bytes()).to_hex()[..16].to_owned();
-    let mut identity = shown(url);
+    let mut identity = scheme(index).to_owned() + &shown(url);
     if let Some(query) = url.query() {
         identity.push_str(&format!("?{}", digest(query)));
     }
@@ -560,6 +671,15 @@ fn identity(url: &Url, manifest: Option<&ManifestSettings>) -> String {
         }
     }
     identity
+}
+
+/// Returns what stands before the URL where it is not read as a plain web server's.
+fn scheme(index: IndexFormat) -> &'static str {
+    match index {
+        #[cfg(feature = "webdav")]
+        IndexFormat::Webdav => "dav+",
+        _ => "",
+    }
 }
 
 /// Returns a URL as it may be shown: without credentials and without a query.
@@ -592,6 +712,8 @@ impl HttpSource {
     async fn list_all(&self, dir: &RelPath) -> Result<Listing> {
         let missing = || Error::new(ErrorKind::NotFound, "no such directory");
         match self.shape().await? {
+            #[cfg(feature = "webdav")]
+            Shape::Tree if self.index == IndexFormat::Webdav => self.list_webdav(dir).await,
             Shape::Tree => self.list_index(dir).await,
             Shape::Manifest => {
                 let tree = self.tree(dir.is_root()).await?;
@@ -608,6 +730,10 @@ impl HttpSource {
     }
 
     async fn stat_one(&self, path: &RelPath) -> Result<Entry> {
+        #[cfg(feature = "webdav")]
+        if self.index == IndexFormat::Webdav {
+            return self.stat_webdav(path).await;
+        }
         let missing = || Error::new(ErrorKind::NotFound, "no such file");
         let url = self.file_url(path).await?;
         let name = path.file_name().ok_or_else(missing)?;
@@ -662,11 +788,12 @@ impl Source for HttpSource {
     }
 
     fn url(&self, path: &RelPath) -> String {
-        match self.shape.get() {
+        let url = match self.shape.get() {
             _ if path.is_root() => shown(&self.url),
             Some(Shape::Single(_)) => shown(&self.url),
             _ => shown(&self.child(path, false)),
-        }
+        };
+        scheme(self.index).to_owned() + &url
     }
 
     async fn list(&self, dir: &RelPath) -> Result<Listing> {
@@ -682,6 +809,11 @@ impl Source for HttpSource {
     async fn read(&self, path: &RelPath, entry: &Entry, range: Range<u64>) -> Result<Body> {
         let conceal = |error| self.confidences.conceal(error);
         self.read_range(path, entry, range).await.map_err(conceal)
+    }
+
+    fn verify(&self) -> Verify {
+        let manifest = self.manifest.as_ref();
+        manifest.map_or(Verify::Open, |manifest| manifest.verify)
     }
 
     fn same_version(&self, before: &Entry, now: &Entry) -> bool {

@@ -246,6 +246,22 @@ pub(crate) async fn read_all(response: Response, limit: usize) -> Result<Bytes> 
     Ok(all.freeze())
 }
 
+/// Reads a whole body of at most `limit` bytes and returns how many there were.
+pub(crate) async fn count(response: Response, limit: u64) -> Result<u64> {
+    let mut stream = response.bytes_stream();
+    let mut count = 0;
+    while let Some(chunk) = stream.next().await {
+        count += chunk.map_err(interrupted)?.len() as u64;
+        if count > limit {
+            return Err(Error::lied(format!(
+                "the server does not tell the file's length, and it has more than {limit} bytes or \
+                 no end"
+            )));
+        }
+    }
+    Ok(count)
+}
+
 /// Reads the beginning of an error page; what cannot be read is left out.
 pub(crate) async fn read_error_page(response: Response) -> String {
     let mut stream = response.bytes_stream();
