@@ -14,4 +14,8 @@ mod suite;
 
 mod local;
 mod s3;
+#[cfg(feature = "sftp")]
+mod sftp;
+#[cfg(feature = "ssh")]
+mod ssh;
 mod web;
