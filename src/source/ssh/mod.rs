@@ -19,7 +19,8 @@ mod exec;
 mod host_key;
 mod known_hosts;
 
-pub(crate) use channel::Channel;
+#[cfg(feature = "sftp")]
+pub(crate) use channel::{Channel, Incoming, Writer, next};
 pub use connection::Connection;
 pub use exec::Exec;
 
