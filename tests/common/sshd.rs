@@ -30,6 +30,12 @@ impl TestSshd {
         TestSshd::start_with("")
     }
 
+    /// Returns a server that all tests of a process share. It may not be stopped.
+    pub fn shared() -> &'static TestSshd {
+        static SHARED: std::sync::OnceLock<TestSshd> = std::sync::OnceLock::new();
+        SHARED.get_or_init(TestSshd::start)
+    }
+
     /// Starts a server with more lines in its configuration; of two lines the first counts.
     pub fn start_with(more: &str) -> TestSshd {
         for _ in 0..3 {
@@ -123,6 +129,15 @@ impl TestSshd {
             host_keys: HostKeys::Known(vec![self.file("known_hosts")]),
             identities: vec![self.identity("user")],
             ..SshSettings::new("127.0.0.1", &Env::default())
+        }
+    }
+
+    /// Returns settings for a directory of this machine.
+    #[cfg(feature = "sftp")]
+    pub fn serves(&self, path: &Path) -> svol::source::sftp::SftpSettings {
+        svol::source::sftp::SftpSettings {
+            ssh: self.settings(),
+            path: path.to_str().unwrap().to_owned(),
         }
     }
 

@@ -177,7 +177,12 @@ impl State {
             let line = with_room.min_by_key(|line| line.sessions.len());
             line.and_then(|line| line.connection.upgrade())
         };
-        match (room(EACH), self.lines.len() < CONNECTIONS, room(SESSIONS), best) {
+        match (
+            room(EACH),
+            self.lines.len() < CONNECTIONS,
+            room(SESSIONS),
+            best,
+        ) {
             (Some(connection), _, _, best) => Next::Open(Some(connection), best),
             (None, true, _, best) => Next::Open(None, best),
             (None, false, Some(connection), best) => Next::Open(Some(connection), best),

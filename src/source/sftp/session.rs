@@ -367,12 +367,17 @@ async fn greet(channel: Channel, place: &str) -> Result<(Talk, bool)> {
             ErrorKind::Invalid,
             format!("{place} speaks SFTP {other}, and only version 3 is understood"),
         )),
-        None => Err(Error::lied(format!("{place}: SFTP does not begin as it must"))),
+        None => Err(Error::lied(format!(
+            "{place}: SFTP does not begin as it must"
+        ))),
     }
 }
 
 fn broken(why: &str) -> Error {
-    Error::new(ErrorKind::Unreachable, format!("the connection broke: {why}"))
+    Error::new(
+        ErrorKind::Unreachable,
+        format!("the connection broke: {why}"),
+    )
 }
 
 /// Reads until a packet is whole.

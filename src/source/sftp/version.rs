@@ -139,7 +139,10 @@ mod tests {
         assert_eq!(pinned(&one), "5@100");
         assert!(!agree(&one, &old), "read again once it is certain");
         assert!(is_provisional(&entry(5, 100, 90 * SEC)), "a clock ahead");
-        assert!(!is_provisional(&entry(5, 1_000_000, 90 * SEC)), "the future");
+        assert!(
+            !is_provisional(&entry(5, 1_000_000, 90 * SEC)),
+            "the future"
+        );
     }
 
     #[test]
