@@ -12,10 +12,24 @@ mod common;
 #[macro_use]
 mod suite;
 
+#[cfg(all(
+    feature = "azure",
+    feature = "ftp",
+    feature = "gcs",
+    feature = "git",
+    feature = "sftp",
+    feature = "webdav"
+))]
+mod every;
+#[cfg(feature = "ftp")]
+mod ftp;
+#[cfg(feature = "ftp")]
+mod ftp_lies;
 mod local;
 mod s3;
 #[cfg(feature = "sftp")]
 mod sftp;
 #[cfg(feature = "ssh")]
 mod ssh;
+mod transport;
 mod web;
