@@ -13,7 +13,7 @@ use crate::common::ftp::Way;
 use crate::common::mount::{Mount, Place};
 use crate::common::{noise, wait_until};
 use crate::suite::*;
-use crate::{ftp, local, s3, web};
+use crate::{ftp, local, s3, sftp, web};
 
 /// A place of each kind, in the order of the layers; the last one is the uppermost.
 async fn every_kind() -> Vec<(&'static str, Box<dyn World>)> {
@@ -21,6 +21,7 @@ async fn every_kind() -> Vec<(&'static str, Box<dyn World>)> {
         ("s3", Box::new(s3::InBucket::new(true).await)),
         ("http", Box::new(web::OnWeb::new("json").await)),
         ("ftp", Box::new(ftp::OnFtp::new(Way::pyftpdlib()).await)),
+        ("sftp", Box::new(sftp::OverSsh::new(true).await)),
         ("local", Box::new(local::Local::new(true).await)),
     ]
 }

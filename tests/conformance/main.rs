@@ -29,6 +29,8 @@ mod local;
 mod s3;
 #[cfg(feature = "sftp")]
 mod sftp;
+#[cfg(feature = "sftp")]
+mod sftp_lies;
 #[cfg(feature = "ssh")]
 mod ssh;
 mod transport;

@@ -1,5 +1,6 @@
 //! SFTP, on OpenSSH's server.
 
+use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
@@ -21,7 +22,7 @@ use crate::suite::*;
 
 suite!(sftp, OverSsh::new(false), OverSsh::new(true));
 
-struct OverSsh {
+pub struct OverSsh {
     server: Server,
     disk: OnDisk,
 }
@@ -33,7 +34,7 @@ enum Server {
 }
 
 impl OverSsh {
-    async fn new(own: bool) -> OverSsh {
+    pub async fn new(own: bool) -> OverSsh {
         let server = match own {
             true => Server::Own(Box::new(blocking(TestSshd::start).await)),
             false => Server::Shared(blocking(TestSshd::shared).await),
@@ -85,8 +86,27 @@ impl World for OverSsh {
     async fn delete(&self, path: &str) {
         std::fs::remove_file(self.disk.root.join(path)).unwrap();
     }
+    fn address(&self) -> Option<SocketAddr> {
+        Some(([127, 0, 0, 1], self.server().port).into())
+    }
+    fn grafted(&self, server: Option<SocketAddr>) -> Grafted {
+        let own = self.server();
+        let port = server.or(self.address()).unwrap().port();
+        let (key, print) = (own.file("user"), own.fingerprint("host_ed25519"));
+        Grafted::new(format!(
+            "sftp: {{host: 127.0.0.1, port: {port}, user: {}, path: {:?}, ssh: {{privateKey: \
+             {{fromFile: {key:?}}}, hostKeyFingerprints: [{print:?}]}}}}",
+            crate::common::sshd::user(),
+            self.disk.root,
+        ))
+    }
     async fn stop(&self) {
         self.server().stop();
+    }
+    async fn restart(&self) -> bool {
+        self.server().stop();
+        self.server().start_again();
+        true
     }
     fn with_wrong_credentials(&self) -> Option<Arc<dyn Source>> {
         let mut settings = self.settings();
