@@ -256,7 +256,11 @@ fn run(dir: &Path, port: u16) -> Option<Server> {
 
 fn config(dir: &Path, port: u16, more: &str) -> String {
     let dir = dir.display();
-    // Of most lines the first counts; two of these are an error.
+    // Of most lines the first counts; of these the last does, or two are an error.
+    let startups = match more.contains("MaxStartups") {
+        true => "",
+        false => "MaxStartups 100:30:200",
+    };
     let sftp = match more.contains("Subsystem sftp") {
         true => "",
         false => "Subsystem sftp internal-sftp",
@@ -276,7 +280,7 @@ fn config(dir: &Path, port: u16, more: &str) -> String {
          PasswordAuthentication no\n\
          KbdInteractiveAuthentication no\n\
          PrintMotd no\n\
-         MaxStartups 100:30:200\n\
+         {startups}\n\
          {sftp}\n"
     )
 }
