@@ -284,7 +284,14 @@ async fn lies_are_told_from_absences() {
             5 => Some(reply(103, id, &text(data))),
             16 => {
                 let n = turn.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                Some(names(id, &[if n % 2 == 0 { b"/srv/f" } else { b"/srv" }]))
+                Some(names(
+                    id,
+                    &[if n.is_multiple_of(2) {
+                        b"/srv/f"
+                    } else {
+                        b"/srv"
+                    }],
+                ))
             }
             _ => None,
         }
