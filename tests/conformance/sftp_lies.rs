@@ -303,7 +303,7 @@ async fn lies_are_told_from_absences() {
     // The number of REALPATHs so far is even.
     let body = nothing.read(&path, &entry(), 0..10).await.unwrap();
     assert_eq!(kind(collect(body).await), ErrorKind::Interrupted);
-    let drops = scripted(reads(&[7; 3])).await;
+    let drops = scripted(reads(&[7; 5])).await;
     let body = drops.read(&path, &entry(), 0..10).await.unwrap();
     assert_eq!(collect(body).await.unwrap().len(), 10, "piece by piece");
     let mut other = entry();
