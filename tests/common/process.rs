@@ -52,6 +52,11 @@ impl Server {
         }
     }
 
+    /// Returns the server's process, while it runs.
+    pub fn id(&self) -> Option<u32> {
+        self.child.lock().unwrap().as_ref().map(Child::id)
+    }
+
     /// Returns whether the server has ended by itself.
     pub fn has_ended(&self) -> bool {
         let mut child = self.child.lock().unwrap();

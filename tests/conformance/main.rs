@@ -31,6 +31,12 @@ mod ftp_lies;
 mod gcs;
 mod local;
 mod s3;
+#[cfg(feature = "sftp")]
+mod sftp;
+#[cfg(feature = "sftp")]
+mod sftp_lies;
+#[cfg(feature = "ssh")]
+mod ssh;
 mod transport;
 mod web;
 #[cfg(feature = "webdav")]

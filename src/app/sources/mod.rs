@@ -16,6 +16,8 @@ mod http;
 mod local;
 mod s3;
 mod sftp;
+#[cfg(feature = "ssh")]
+mod ssh;
 mod webdav;
 
 /// What a source may use of this machine.
