@@ -133,7 +133,7 @@ fn schema_is_json_and_says_so() {
         "https://json-schema.org/draft/2020-12/schema"
     );
     let sources = &schema["$defs"]["Layer"]["oneOf"];
-    assert_eq!(sources.as_array().unwrap().len(), 3, "{sources}");
+    assert_eq!(sources.as_array().unwrap().len(), 9, "{sources}");
 }
 
 #[test]

@@ -214,8 +214,11 @@ impl Lab {
         };
         let bytes = |path: &str| std::fs::read(mount.path(path));
         // Once enough requests had no answer, the source is not asked for a while.
+        // And what is asked for again may be at its reader's deadline first, on a busy machine.
         let or_unasked = |got: Outcome, want: Outcome| {
-            got == want || (want == ETIMEDOUT && got == Fails(Errno::HOSTUNREACH))
+            got == want
+                || (want == ETIMEDOUT && got == Fails(Errno::HOSTUNREACH))
+                || (want == EIO && got == ETIMEDOUT && mount.log().contains("retrying"))
         };
         let (big, small) = (noise(1, SIZE), noise(2, SMALL));
         assert_eq!(names("d").unwrap(), 2, "{what}\n{}", mount.log());
@@ -229,7 +232,7 @@ impl Lab {
         let got = outcome(bytes("d/small"), &small);
         let fits = match kind {
             // It comes whole, and perhaps before anybody knows its ETag.
-            Kind::Whole | Kind::OtherETag => got == read || got == Right,
+            Kind::Whole | Kind::OtherETag => or_unasked(got, read) || got == Right,
             Kind::SorryPage => got == read || got == ESTALE,
             _ => or_unasked(got, read),
         };

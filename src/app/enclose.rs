@@ -5,14 +5,12 @@ use std::path::{Path, PathBuf};
 
 use tracing::warn;
 
-use super::{Error, prepare};
+use super::{Error, prepare, sources};
 use crate::cli::MountSettings;
-use crate::config::{self, SecretRef};
 use crate::control::registry;
 use crate::fuse::mount::MountSettings as KernelSettings;
 use crate::fuse::mounter::Mounter;
 use crate::sandbox::{self, Errand, Needs, Report};
-use crate::source::s3;
 
 /// Directories of which root is given a file alone, never all: they hold others' secrets.
 const SHARED: [&str; 2] = ["/", "/etc"];
@@ -72,51 +70,23 @@ fn needs(settings: &MountSettings) -> Result<Needs, Error> {
         write: vec![cache.clone(), runtime],
         ..Needs::default()
     };
-    let env = s3::Env::of_process();
     for layer in &settings.view.volume.spec.layers {
-        match &layer.source {
-            config::Source::Local(local) => {
-                needs.others_files = true;
-                needs.read.push(local.path.clone());
-                // Where another directory takes its place, or something is mounted on it, later.
-                needs.read.push(around(&local.path));
-            }
-            config::Source::Http(http) => {
-                if let Some(config::ManifestLocation::File(file)) =
-                    http.manifest.as_ref().map(|m| &m.location)
-                {
-                    needs.read.extend(file_and_around(file));
-                }
-                match &http.auth {
-                    Some(config::HttpAuth::Bearer(bearer)) => secret(&bearer.token, &mut needs),
-                    Some(config::HttpAuth::Basic(basic)) => secret(&basic.password, &mut needs),
-                    None => {}
-                }
-            }
-            config::Source::S3(s3) => {
-                if let Some(keys) = &s3.credentials {
-                    secret(&keys.access_key_id, &mut needs);
-                    secret(&keys.secret_access_key, &mut needs);
-                    keys.session_token
-                        .iter()
-                        .for_each(|t| secret(t, &mut needs));
-                }
-                for file in s3::local_files(s3.profile.as_deref(), &env) {
-                    // Most users have none of them.
-                    if file.exists() {
-                        needs.read.extend(file_and_around(&file));
-                    }
-                }
+        if let Some(directory) = sources::directory(&layer.source) {
+            needs.others_files = true;
+            needs.read.push(directory.to_owned());
+            // Where another directory takes its place, or something is mounted on it, later.
+            needs.read.push(around(directory));
+        }
+        let mut named = layer.source.clone();
+        named.each_file(&mut |file| needs.read.extend(file_and_around(file)));
+        for file in sources::files(&layer.source) {
+            // Most users have none of them.
+            if file.exists() {
+                needs.read.extend(file_and_around(&file));
             }
         }
     }
     Ok(needs)
-}
-
-fn secret(reference: &SecretRef, needs: &mut Needs) {
-    if let SecretRef::FromFile(file) = reference {
-        needs.read.extend(file_and_around(file));
-    }
 }
 
 /// A file, and the directories that lead to it: a secret that is rotated is another file of the same

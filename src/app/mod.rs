@@ -109,6 +109,9 @@ impl View {
         let memory = Memory::new(budget.listings)
             .with_room(Room::new(&settings.cache.dir, budget.listing()));
         let fetcher = Fetcher::within(&budget);
+        let around = sources::Surroundings {
+            cache: settings.cache.dir.clone(),
+        };
         let mut guards = Vec::new();
         let mut layers = Vec::new();
         for index in 0..volume.spec.layers.len() {
@@ -117,6 +120,7 @@ impl View {
                 db: &db,
                 memory: &memory,
                 operations: budget.operations(),
+                around: &around,
             };
             let (guard, layer) = open_layer(volume, index, &shared)?;
             guards.push(guard);
@@ -198,6 +202,7 @@ struct Shared<'a> {
     memory: &'a Memory,
     /// How many operations of one source may be under way at once.
     operations: usize,
+    around: &'a sources::Surroundings,
 }
 
 fn open_layer(
@@ -207,7 +212,7 @@ fn open_layer(
 ) -> Result<(Guarded, Layer), Error> {
     let spec = &volume.spec.layers[index];
     let name = volume.layer_name(index);
-    let source = sources::build(&spec.source).map_err(|error| Error::Source {
+    let source = sources::build(&spec.source, shared.around).map_err(|error| Error::Source {
         layer: name.clone(),
         error,
     })?;

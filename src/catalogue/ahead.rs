@@ -44,7 +44,9 @@ impl Catalogue {
         known: &Directory,
         runtime: &tokio::runtime::Handle,
     ) {
-        if self.policy.refresh.is_some_and(|refresh| refresh < WORTH) {
+        // A source that changes as one lists from what it has here.
+        let is_whole = self.source.whole().is_some();
+        if is_whole || self.policy.refresh.is_some_and(|refresh| refresh < WORTH) {
             return;
         }
         let now = Instant::now();

@@ -319,6 +319,14 @@ impl Directory {
         }
     }
 
+    /// Returns the same directory, which is older than it should be if there is an error.
+    pub(super) fn behind(self, error: Option<&Error>) -> Directory {
+        Directory {
+            stale: error.cloned(),
+            ..self
+        }
+    }
+
     /// Returns the directory with one row replaced, under `generation`; nothing if no entry has
     /// that name.
     pub(super) fn patched(&self, row: &Row, generation: u64) -> Result<Option<Directory>, Lost> {

@@ -350,7 +350,9 @@ impl Catalogue {
         if invalid_at.is_some_and(|at| at >= self.started) {
             control.invalidated.get_or_insert(now);
         }
-        if invalid_at.is_some() || control.invalidated.is_some() {
+        // Another process may be at another generation: what this one lists is cheap, and fits.
+        let is_whole = self.source.whole().is_some();
+        if is_whole || invalid_at.is_some() || control.invalidated.is_some() {
             self.remember(dir, &Arc::new(found.dated(Some(now), None)));
             return None;
         }
@@ -423,7 +425,10 @@ impl Catalogue {
 
 impl Catalogue {
     /// Asks the source, and packs what comes in no more memory than there is room for.
-    async fn listing(&self, dir: &RelPath) -> Result<PackedListing> {
+    async fn listing(self: &Arc<Self>, dir: &RelPath) -> Result<PackedListing> {
+        if let Some(whole) = self.source.whole() {
+            self.look(whole).await?;
+        }
         let mut listing = ListingBuilder::within(self.policy.memory.room.clone());
         self.source.list_into(dir, &mut listing).await?;
         if listing.len() < OFFLOAD {

@@ -31,11 +31,14 @@ impl Catalogue {
         listing: PackedListing,
         sender: &watch::Sender<Option<Result<Landed>>>,
     ) {
-        let trusted = self.trusted_until(started);
+        let generation = self.generation_trust();
+        let (trusted, behind) = generation.unwrap_or_else(|| (self.trusted_until(started), None));
+        let behind = behind.as_ref();
         let mut base = self.recall(dir).or(base);
         let (new, changes, base) = match base.take() {
             None => {
-                let new = Arc::new(Directory::first(listing, listed_at, trusted));
+                let new = Directory::first(listing, listed_at, trusted);
+                let new = Arc::new(new.behind(behind));
                 self.commit(dir, id, started, &new, false);
                 (new, Changes::default(), None)
             }
@@ -49,12 +52,13 @@ impl Catalogue {
                                 // What was known cannot be read back: begin anew, and write all.
                                 tracing::warn!(%dir, %lost, "a listing is taken as new");
                                 let new = PackedListing::clone(&listing);
-                                let new = Arc::new(Directory::first(new, listed_at, trusted));
+                                let new = Directory::first(new, listed_at, trusted);
+                                let new = Arc::new(new.behind(behind));
                                 self.commit(dir, id, started, &new, true);
                                 break (new, Changes::default(), None);
                             }
                         };
-                    let new = Arc::new(new);
+                    let new = Arc::new(new.behind(behind));
                     // An entry may have been learnt in the meantime; then once more.
                     let mut state = self.state();
                     match self.recall(dir) {

@@ -13,7 +13,7 @@
 //! - No reader waits longer than [`Policy::patience`] where an older listing is at hand, unless
 //!   that listing is known to be wrong.
 //!
-//! Lock order: `state`, then `walks`, then nothing. No lock is held while a listener is called, a query runs or
+//! Lock order: `state`, then `walks` or `look`, then nothing. No lock is held while a listener is called, a query runs or
 //! anything is awaited.
 
 mod ahead;
@@ -28,6 +28,7 @@ mod refresh;
 #[cfg(test)]
 mod tests;
 mod walk;
+mod whole;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -46,6 +47,7 @@ use crate::rows::Room;
 use crate::source::{Error, Result, Source};
 use flight::Control;
 use walk::Walks;
+use whole::Look;
 
 /// How long an error of a directory of which nothing is known is repeated instead of asking again.
 const ERROR_MEMORY: Duration = Duration::from_secs(1);
@@ -156,6 +158,8 @@ pub struct Counts {
     pub loaded: u64,
     /// Of `listings`, directories that nobody had asked for yet.
     pub ahead: u64,
+    /// Times that a source which changes as one was asked for its newest generation.
+    pub looks: u64,
     /// Directories that were listed or loaded ahead and then opened.
     pub ahead_used: u64,
     /// Directories that were listed or loaded ahead in vain.
@@ -171,6 +175,7 @@ struct Counters {
     stats: AtomicU64,
     loaded: AtomicU64,
     ahead: AtomicU64,
+    looks: AtomicU64,
 }
 
 fn bump(counter: &AtomicU64) {
@@ -196,6 +201,7 @@ pub struct Catalogue {
     counters: Counters,
     totals: Mutex<Option<(Instant, (u64, u64))>>,
     walks: Mutex<Walks>,
+    look: Mutex<Look>,
 }
 
 /// What is under way or went wrong. Directories in good order have no entry here.
@@ -231,6 +237,7 @@ impl Catalogue {
             counters: Counters::default(),
             totals: Mutex::default(),
             walks: Mutex::default(),
+            look: Mutex::default(),
         })
     }
 
@@ -271,6 +278,7 @@ impl Catalogue {
             stats,
             loaded,
             ahead,
+            looks,
         } = &self.counters;
         let (ahead_used, ahead_wasted) = lock(&self.walks).counts();
         Counts {
@@ -281,6 +289,7 @@ impl Catalogue {
             stats: get(stats),
             loaded: get(loaded),
             ahead: get(ahead),
+            looks: get(looks),
             ahead_used,
             ahead_wasted,
         }

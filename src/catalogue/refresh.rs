@@ -82,6 +82,7 @@ impl Catalogue {
         for dir in &dirs {
             self.invalidate_here(dir);
         }
+        self.want_look();
         self.forgive(dir, recursive);
         if let Some(source) = self.row {
             let marked = self
@@ -122,6 +123,16 @@ impl Catalogue {
         report
     }
 
+    /// Lists directories again, for the listeners: nobody waits for them.
+    pub(super) async fn list_again(self: &Arc<Self>, dirs: Vec<RelPath>) {
+        futures::stream::iter(dirs)
+            .for_each_concurrent(PARALLEL, |dir| async move {
+                // What fails is asked for again by its next reader.
+                let _ = self.fly_for(&dir).await;
+            })
+            .await;
+    }
+
     /// Makes sure that this process lists `dir` again before it next serves it.
     pub(super) fn invalidate_here(&self, dir: &RelPath) {
         let now = Instant::now();
@@ -136,6 +147,7 @@ impl Catalogue {
     /// Makes sure that `dir` is listed again before it is next served, by a later mount too.
     pub(super) fn invalidate(&self, dir: &RelPath) {
         self.invalidate_here(dir);
+        self.doubt();
         if let Some(source) = self.row {
             self.db.try_write(Op::Invalidate {
                 source,

@@ -6,6 +6,7 @@
 
 mod decode;
 pub mod error;
+pub mod host;
 pub mod names;
 mod node;
 pub mod secret;
@@ -16,11 +17,14 @@ mod validate;
 pub mod volume;
 
 pub use error::{ConfigError, Place, Problem};
+pub use host::{ContainerName, GitRef, GitUrl, HostName, RemotePath, UserName};
 pub use names::{BucketName, GlobPattern, GraftPath, HttpUrl, Label, NameError};
 pub use secret::{Secret, SecretError, SecretRef};
 pub use source::{
-    BasicAuth, BearerAuth, HttpAuth, HttpSource, IndexFormat, LocalSource, Manifest,
-    ManifestFormat, ManifestLocation, S3Credentials, S3Source, Source,
+    AzureClientSecret, AzureCredentials, AzureSource, BasicAuth, BearerAuth, ClientCertificate,
+    FtpEncryption, FtpSource, GcsSource, GitSource, HttpAuth, HttpSource, IndexFormat, LocalSource,
+    Manifest, ManifestFormat, ManifestLocation, Proxy, S3Credentials, S3Source, SftpSource, Source,
+    Ssh, Tls, WebdavSource,
 };
 pub use units::{ByteRate, ByteSize, CacheSize, HumanDuration, Refresh, Umask};
 pub use volume::{Layer, Volume};

@@ -19,7 +19,7 @@ use crate::path::RelPath;
 #[error("{0}")]
 pub struct NameError(pub(crate) String);
 
-fn refuse<T>(why: impl Into<String>) -> Result<T, NameError> {
+pub(super) fn refuse<T>(why: impl Into<String>) -> Result<T, NameError> {
     Err(NameError(why.into()))
 }
 
@@ -69,6 +69,8 @@ macro_rules! text_form {
         }
     };
 }
+
+pub(super) use {text_form, text_newtype};
 
 /// The longest RFC 1123 label, in bytes.
 const MAX_LABEL: usize = 63;

@@ -79,10 +79,10 @@ impl SecretRef {
         }
     }
 
-    /// Makes a relative file name absolute, from `base`.
-    pub(crate) fn resolve_paths(&mut self, base: &Path) {
+    /// Calls `each` with the file that the secret is in, if it is in one.
+    pub(crate) fn each_file(&mut self, each: &mut dyn FnMut(&mut PathBuf)) {
         if let Self::FromFile(path) = self {
-            *path = base.join(&*path);
+            each(path);
         }
     }
 }

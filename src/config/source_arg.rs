@@ -8,13 +8,19 @@ use std::path::{Path, PathBuf};
 
 use url::Url;
 
+use super::host::{ContainerName, HostName, RemotePath, UserName};
 use super::names::{BucketName, GraftPath, HttpUrl, NameError};
-use super::source::{HttpSource, LocalSource, S3Source, Source};
+use super::source::{
+    AzureSource, FtpEncryption, FtpSource, GcsSource, GitSource, HttpSource, LocalSource, S3Source,
+    SftpSource, Source, Ssh, WebdavSource,
+};
 use super::volume::Layer;
 
 /// What a source may look like, for messages.
-const FORMS: &str = "write s3://BUCKET/PREFIX, http:// or https:// and a host, file:///DIRECTORY, \
-                     or a directory that begins with `/`, `./` or `../`";
+const FORMS: &str = "write s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX, http:// or \
+                     https:// and a host, dav+https://, git+https://HOST/REPOSITORY#REF (or git+http, \
+                     git+ssh, git+file, git://), sftp://USER@HOST/DIRECTORY, ftp:// or ftps://, \
+                     file:///DIRECTORY, or a directory that begins with `/`, `./` or `../`";
 
 /// What to do instead of writing credentials into a URL.
 const NO_CREDENTIALS: &str = "credentials in a URL show in the process list; take them out. Give \
@@ -45,6 +51,23 @@ fn parse_source(text: &str, directory: &Path) -> Result<Source, NameError> {
             Err(_) if has_credentials(rest) => Err(NameError(NO_CREDENTIALS.into())),
             Err(why) => Err(why),
         },
+        "gs" => parse_bucket(rest, |bucket, prefix| {
+            let mut gcs = GcsSource::new(bucket);
+            gcs.prefix = prefix;
+            Source::Gcs(gcs)
+        }),
+        "az" => parse_bucket(rest, |container, prefix| {
+            let mut azure = AzureSource::new(container);
+            azure.prefix = prefix;
+            Source::Azure(azure)
+        }),
+        "dav+http" | "dav+https" => Ok(Source::Webdav(WebdavSource::new(text[4..].parse()?))),
+        "git+http" | "git+https" | "git+ssh" | "git+file" => parse_git(&text[4..], directory),
+        "git" => parse_git(text, directory),
+        "sftp" => parse_sftp(text),
+        "ftp" => parse_ftp(text, FtpEncryption::None),
+        // As curl and browsers have it; `encryption: explicit` is the volume file's.
+        "ftps" => parse_ftp(text, FtpEncryption::Implicit),
         "file" => parse_file(text),
         other
             if other
@@ -77,6 +100,114 @@ fn parse_directory(text: &str, directory: &Path) -> Result<Source, NameError> {
         }));
     }
     Err(NameError(format!("not a source; {FORMS}")))
+}
+
+/// Takes a bucket and a prefix as they are: the clouds' tools decode nothing in such a URL either.
+fn parse_bucket(
+    rest: &str,
+    source: impl FnOnce(ContainerName, Option<String>) -> Source,
+) -> Result<Source, NameError> {
+    let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+    let prefix = prefix.trim_matches('/');
+    if prefix.split('/').any(|part| part == "..") {
+        return Err(NameError(
+            "`..` leads nowhere in a bucket; write the prefix out".into(),
+        ));
+    }
+    let prefix = (!prefix.is_empty()).then(|| prefix.to_owned());
+    Ok(source(bucket.parse()?, prefix))
+}
+
+/// Parses `URL[#REF[:DIRECTORY]]`.
+fn parse_git(text: &str, directory: &Path) -> Result<Source, NameError> {
+    let (url, fragment) = text.split_once('#').unwrap_or((text, ""));
+    let mut git = GitSource::new(url.parse()?);
+    git.resolve_paths(directory);
+    let (reference, subdirectory) = fragment.split_once(':').unwrap_or((fragment, ""));
+    if !reference.is_empty() {
+        git.reference = Some(reference.parse()?);
+    }
+    if !subdirectory.is_empty() {
+        git.subdirectory = Some(subdirectory.to_owned());
+    }
+    match git_problem(&git) {
+        Some(what) => Err(NameError(what)),
+        None => Ok(Source::Git(git)),
+    }
+}
+
+fn git_problem(git: &GitSource) -> Option<String> {
+    let problems = Source::Git(git.clone()).problems();
+    problems.0.into_iter().next().map(|(_, what)| what)
+}
+
+/// A machine, a user and a directory on it.
+struct OnHost {
+    host: HostName,
+    port: Option<u16>,
+    user: Option<UserName>,
+    path: RemotePath,
+}
+
+fn parse_on_host(text: &str) -> Result<OnHost, NameError> {
+    let refuse = |what: &str| NameError(what.into());
+    let url = Url::parse(text).map_err(|_| {
+        refuse("not a URL; write the host and an absolute path, such as sftp://joe@host/srv/data")
+    })?;
+    if url.password().is_some() {
+        return Err(refuse(NO_PASSWORD));
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(refuse("write `?` as %3F and `#` as %23 in this URL"));
+    }
+    let decode = |text: &str| {
+        let decoded = percent_encoding::percent_decode_str(text).decode_utf8();
+        decoded
+            .map(|text| text.into_owned())
+            .map_err(|_| refuse("the URL is not UTF-8 once decoded"))
+    };
+    let host = url
+        .host_str()
+        .ok_or_else(|| refuse("the URL names no host"))?;
+    let user = decode(url.username())?;
+    let path = decode(url.path())?;
+    Ok(OnHost {
+        host: host.parse()?,
+        port: url.port(),
+        user: match user.is_empty() {
+            true => None,
+            false => Some(user.parse()?),
+        },
+        path: match path.is_empty() {
+            true => RemotePath::default(),
+            false => path.parse()?,
+        },
+    })
+}
+
+/// What to do instead of writing a password into a URL.
+const NO_PASSWORD: &str = "a password in a URL shows in the process list; take it out, and give it \
+                           in a volume file by reference (`password`, with `fromEnv` or `fromFile`)";
+
+fn parse_sftp(text: &str) -> Result<Source, NameError> {
+    let place = parse_on_host(text)?;
+    Ok(Source::Sftp(SftpSource {
+        host: place.host,
+        port: place.port,
+        user: place.user,
+        path: place.path,
+        ssh: Ssh::default(),
+    }))
+}
+
+fn parse_ftp(text: &str, encryption: FtpEncryption) -> Result<Source, NameError> {
+    let place = parse_on_host(text)?;
+    let mut ftp = FtpSource::new(place.host, place.path);
+    // The URL's parser leaves out the port that a scheme has by itself.
+    ftp.port = place.port;
+    ftp.user = place.user;
+    ftp.encryption = encryption;
+    Ok(Source::Ftp(ftp))
 }
 
 /// Takes the key's prefix as it is: the AWS tools decode nothing in such a URL either.
@@ -151,6 +282,29 @@ mod tests {
             ("https://host/data/", "https://host/data/ at /"),
             ("http://host:8080/f.csv=/x", "http://host:8080/f.csv at /x"),
             ("https://host/f?sig=/a=/", "https://host/f at /"),
+            ("gs://bucket/a/b=/g", "gs://bucket/a/b at /g"),
+            ("az://container", "az://container at /"),
+            (
+                "dav+https://h/remote.php/dav/=/d",
+                "dav+https://h/remote.php/dav/ at /d",
+            ),
+            (
+                "git+https://h/r.git#v1.2=/src",
+                "git+https://h/r.git#v1.2 at /src",
+            ),
+            ("git+ssh://git@h/r.git", "git+ssh://git@h/r.git at /"),
+            (
+                "git+file:///srv/r.git#main:docs",
+                "git+file:///srv/r.git#main:docs at /",
+            ),
+            ("git://h/r#:docs", "git://h/r#:docs at /"),
+            (
+                "sftp://joe@h:2222/srv/data",
+                "sftp://joe@h:2222/srv/data at /",
+            ),
+            ("sftp://[::1]/srv", "sftp://[::1]/srv at /"),
+            ("ftp://h", "ftp://h/ at /"),
+            ("ftps://joe@h/pub/=/x", "ftps://joe@h/pub at /x"),
             ("file:///srv/site=/site", "file:///srv/site at /site"),
             ("file:///srv/a%20b", "file:///srv/a b at /"),
             ("/srv/data", "file:///srv/data at /"),
@@ -179,6 +333,13 @@ mod tests {
             "https://hunter2@:x/",
             "s3://AKIA:hunter2@bucket/p",
             "s3://hunter2@bucket",
+            "gs://joe:hunter2@bucket",
+            "az://hunter2@container/p",
+            "sftp://joe:hunter2@h/x",
+            "ftp://joe:hunter2@h/x",
+            "git+https://joe:hunter2@h/r",
+            "git+ssh://joe:hunter2@h/r",
+            "dav+https://joe:hunter2@h/r",
         ] {
             let why = why(argument);
             assert!(

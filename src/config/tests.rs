@@ -64,6 +64,52 @@ spec:
         manifest: {url: https://host/list, format: list}
         auth: {bearer: {token: {fromFile: token}}}
     - local: {path: site}
+    - gcs:
+        bucket: photos
+        prefix: y2026
+        endpointUrl: http://127.0.0.1:4443
+        noSignRequest: false
+        serviceAccountKey: {fromFile: keys/gcs.json}
+        userProject: team
+        tls: {caFile: ca.pem}
+        proxy: {url: 'http://proxy:3128', auth: {username: joe, password: {fromEnv: PROXY}}}
+    - azure:
+        account: acme
+        container: logs
+        prefix: a/b
+        endpointUrl: http://127.0.0.1:10000/acme
+        credentials: {clientSecret: {tenantId: t, clientId: c, clientSecret: {fromFile: keys/azure}}}
+        tls: {client: {certFile: me.pem, keyFile: me.key}}
+    - azure: {container: logs, credentials: {sasToken: {fromEnv: SAS}}}
+    - webdav: {url: 'https://cloud/remote.php/dav/files/joe/', auth: {bearer: {token: {fromFile: token}}}}
+    - git:
+        url: https://host/team/repo.git
+        ref: v1.2
+        subdirectory: docs
+        auth: {basic: {username: joe, password: {fromEnv: PASSWORD}}}
+    - git: {url: 'git@host:team/repo.git', ref: main, ssh: {privateKey: {fromFile: keys/ssh}}}
+    - git: {url: ./repo}
+    - sftp:
+        host: files.example.org
+        port: 2222
+        user: joe
+        path: /srv/data
+        ssh:
+          privateKey: {fromFile: keys/ssh}
+          passphrase: {fromEnv: PASSPHRASE}
+          password: {fromFile: keys/password}
+          agent: false
+          knownHosts: hosts
+    - sftp: {host: '::1', path: /srv, ssh: {hostKeyFingerprints: ['SHA256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa']}}
+    - ftp:
+        host: ftp.example.org
+        port: 2121
+        path: /pub
+        encryption: explicit
+        user: joe
+        password: {fromFile: keys/password}
+        tls: {caFile: ca.pem}
+    - ftp: {host: ftp.example.org}
 ";
 
 fn parse(text: &str) -> Result<Volume, ConfigError> {
@@ -132,6 +178,52 @@ fn everything_is_read() {
     );
     assert_eq!(manifest.format, ManifestFormat::Sha256sum);
     assert_eq!(spec.layers[3].source.to_string(), "file:///etc/svol/site");
+    let urls: Vec<String> = spec.layers[4..]
+        .iter()
+        .map(|layer| layer.source.to_string())
+        .collect();
+    assert_eq!(
+        urls,
+        [
+            "gs://photos/y2026",
+            "az://logs/a/b",
+            "az://logs",
+            "dav+https://cloud/remote.php/dav/files/joe/",
+            "git+https://host/team/repo.git#v1.2:docs",
+            "git+ssh://git@host/team/repo.git#main",
+            "git+file:///etc/svol/repo",
+            "sftp://joe@files.example.org:2222/srv/data",
+            "sftp://[::1]/srv",
+            "ftps://joe@ftp.example.org:2121/pub",
+            "ftp://ftp.example.org/",
+        ]
+    );
+    let mut files = Vec::new();
+    for layer in &spec.layers[4..] {
+        let mut source = layer.source.clone();
+        source.each_file(&mut |file| files.push(file.to_string_lossy().into_owned()));
+    }
+    let inside: Vec<_> = files
+        .iter()
+        .map(|file| file.strip_prefix("/etc/svol/").unwrap())
+        .collect();
+    assert_eq!(
+        inside,
+        [
+            "keys/gcs.json",
+            "ca.pem",
+            "keys/azure",
+            "me.pem",
+            "me.key",
+            "token",
+            "keys/ssh",
+            "keys/ssh",
+            "keys/password",
+            "hosts",
+            "keys/password",
+            "ca.pem",
+        ]
+    );
     let names: Vec<String> = (0..4).map(|index| volume.layer_name(index)).collect();
     assert_eq!(names, ["models", "http-1", "http-2", "local-3"]);
 }
@@ -225,7 +317,7 @@ fn unknown_fields() {
         messages[0],
         "v.yaml:7:12: spec.layers[0].s3.buckt: unknown field; did you mean `bucket`? (known here: \
          bucket, prefix, region, endpointUrl, pathStyle, noSignRequest, profile, requesterPays, \
-         credentials)"
+         credentials, tls, proxy)"
     );
     assert!(
         messages[1].starts_with(
@@ -301,7 +393,7 @@ fn not_exactly_one_source() {
         messages,
         [
             "v.yaml:8:7: spec.layers[0]: two sources (s3 and http); write exactly one, make it two layers",
-            "v.yaml:9:7: spec.layers[1]: no source; write exactly one of s3, http, local",
+            "v.yaml:9:7: spec.layers[1]: no source; write exactly one of s3, gcs, azure, http, webdav, git, sftp, ftp, local",
             "v.yaml:11:7: spec.layers[2]: three sources (local and http and s3); write exactly one, make it three layers",
         ]
     );

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use super::decode::{DecodeErrorKind, NodeDecoder};
 use super::error::{ConfigError, Place, Problem};
 use super::node::{self, MAX_FILE, Node, Position, Step, Value};
-use super::source::{HttpAuth, Source};
+use super::source::Source;
 use super::volume::{ApiVersion, Kind, SOURCE_KINDS, Volume, wrong_sources};
 
 /// How many problems are reported at once: more than a screen helps nobody.
@@ -246,37 +246,9 @@ impl Checker {
     }
 
     fn check_source(&mut self, source: &Source, root: &Node, layer: &[Step]) {
-        match source {
-            Source::S3(s3) => {
-                if s3.no_sign_request && s3.credentials.is_some() {
-                    let what = "noSignRequest sends no credentials; take one of the two out";
-                    self.report_in(root, layer, &["s3", "credentials"], what.into());
-                }
-                if s3
-                    .prefix
-                    .as_ref()
-                    .is_some_and(|p| p.split('/').any(|part| part == ".."))
-                {
-                    let what = "`..` leads nowhere in a bucket; write the prefix out";
-                    self.report_in(root, layer, &["s3", "prefix"], what.into());
-                }
-            }
-            Source::Http(http) => {
-                if let Some(HttpAuth::Basic(basic)) = &http.auth
-                    && basic.username.contains(':')
-                {
-                    let what = "a user name cannot hold `:`; the password belongs in `password`, \
-                                by reference";
-                    let path = ["http", "auth", "basic", "username"];
-                    self.report_in(root, layer, &path, what.into());
-                }
-            }
-            Source::Local(local) => {
-                if local.path.as_os_str().is_empty() {
-                    let what = "the path is empty; write that of a directory";
-                    self.report_in(root, layer, &["local", "path"], what.into());
-                }
-            }
+        for (field, what) in source.problems().0 {
+            let path: Vec<&str> = [source.kind()].into_iter().chain(field).collect();
+            self.report_in(root, layer, &path, what);
         }
     }
 

@@ -13,7 +13,10 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
 use super::names::{GlobPattern, GraftPath, Label};
-use super::source::{HttpSource, LocalSource, S3Source, Source, is_false};
+use super::source::{
+    AzureSource, FtpSource, GcsSource, GitSource, HttpSource, LocalSource, S3Source, SftpSource,
+    Source, WebdavSource, is_false,
+};
 use super::units::{ByteRate, ByteSize, CacheSize, HumanDuration, Refresh, Umask};
 use crate::filter::{BadPattern, Filter};
 
@@ -208,10 +211,12 @@ impl Layer {
 }
 
 /// The kinds of sources that a layer can have, as its fields are called.
-pub const SOURCE_KINDS: [&str; 3] = ["s3", "http", "local"];
+pub const SOURCE_KINDS: [&str; 9] = [
+    "s3", "gcs", "azure", "http", "webdav", "git", "sftp", "ftp", "local",
+];
 
-/// A source grafted at a path of the volume. Exactly one of the source fields (`s3`, `http`,
-/// `local`) is set.
+/// A source grafted at a path of the volume. Exactly one of the source fields, from `s3` to
+/// `local`, is set.
 #[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename = "Layer", rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(extend("oneOf" = one_source()))]
@@ -222,9 +227,27 @@ pub(crate) struct LayerFields {
     /// A bucket, or a prefix of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     s3: Option<S3Source>,
+    /// A bucket of Google Cloud Storage, or a prefix of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    gcs: Option<GcsSource>,
+    /// A container of Azure Blob Storage, or a prefix of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    azure: Option<AzureSource>,
     /// A file or a tree on a web server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     http: Option<HttpSource>,
+    /// A collection of a WebDAV server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    webdav: Option<WebdavSource>,
+    /// A branch, tag or commit of a Git repository.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    git: Option<GitSource>,
+    /// A directory of a machine that speaks SSH.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sftp: Option<SftpSource>,
+    /// A directory of an FTP server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ftp: Option<FtpSource>,
     /// A directory of this machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     local: Option<LocalSource>,
@@ -269,7 +292,13 @@ impl TryFrom<LayerFields> for Layer {
     fn try_from(fields: LayerFields) -> Result<Self, String> {
         let given: Vec<Source> = [
             fields.s3.map(Source::S3),
+            fields.gcs.map(Source::Gcs),
+            fields.azure.map(Source::Azure),
             fields.http.map(Source::Http),
+            fields.webdav.map(Source::Webdav),
+            fields.git.map(Source::Git),
+            fields.sftp.map(Source::Sftp),
+            fields.ftp.map(Source::Ftp),
             fields.local.map(Source::Local),
         ]
         .into_iter()
@@ -314,17 +343,17 @@ pub(super) fn wrong_sources(kinds: &[impl AsRef<str>]) -> String {
 
 impl From<Layer> for LayerFields {
     fn from(layer: Layer) -> Self {
-        let (mut s3, mut http, mut local) = (None, None, None);
-        match layer.source {
-            Source::S3(source) => s3 = Some(source),
-            Source::Http(source) => http = Some(source),
-            Source::Local(source) => local = Some(source),
-        }
-        Self {
+        let mut fields = Self {
             name: layer.name,
-            s3,
-            http,
-            local,
+            s3: None,
+            gcs: None,
+            azure: None,
+            http: None,
+            webdav: None,
+            git: None,
+            sftp: None,
+            ftp: None,
+            local: None,
             path: layer.path,
             include: layer.include,
             exclude: layer.exclude,
@@ -333,7 +362,19 @@ impl From<Layer> for LayerFields {
             strict: layer.strict,
             revalidate: layer.revalidate,
             timeout: layer.timeout,
+        };
+        match layer.source {
+            Source::S3(source) => fields.s3 = Some(source),
+            Source::Gcs(source) => fields.gcs = Some(source),
+            Source::Azure(source) => fields.azure = Some(source),
+            Source::Http(source) => fields.http = Some(source),
+            Source::Webdav(source) => fields.webdav = Some(source),
+            Source::Git(source) => fields.git = Some(source),
+            Source::Sftp(source) => fields.sftp = Some(source),
+            Source::Ftp(source) => fields.ftp = Some(source),
+            Source::Local(source) => fields.local = Some(source),
         }
+        fields
     }
 }
 

@@ -85,10 +85,28 @@ pub trait Source: Send + Sync + 'static {
         None
     }
 
+    /// Returns the ability to change as one.
+    fn whole(&self) -> Option<&dyn Whole> {
+        None
+    }
+
     /// Returns the ability to be read in place, without a cache.
     fn in_place(&self) -> Option<&dyn InPlace> {
         None
     }
+}
+
+/// A source whose tree changes as one, as a Git branch does from commit to commit: it lists and
+/// describes what one generation holds until it is told to look for another.
+#[async_trait]
+pub trait Whole: Send + Sync {
+    /// Returns the generation that is listed and described now; nothing before the first is known.
+    /// Does no IO.
+    fn current(&self) -> Option<Arc<str>>;
+
+    /// Asks for the newest generation, brings what listing it takes, and then moves to it at once;
+    /// returns it. After a failure the generation is the one before.
+    async fn advance(&self) -> Result<Arc<str>>;
 }
 
 /// A source whose files are on this machine: they are read in place, never cached.

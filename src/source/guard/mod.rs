@@ -17,7 +17,8 @@ use tokio::time::Instant;
 
 use super::sweep::{Keys, Start};
 use super::{
-    Body, Error, ErrorKind, InPlace, Listing, ListingBuilder, Recursive, Result, Source, progress,
+    Body, Error, ErrorKind, InPlace, Listing, ListingBuilder, Recursive, Result, Source, Whole,
+    progress,
 };
 use crate::entry::{Entry, Timestamp};
 use crate::path::RelPath;
@@ -369,8 +370,35 @@ impl Source for Guarded {
         Some(self)
     }
 
+    fn whole(&self) -> Option<&dyn Whole> {
+        self.0.source.whole()?;
+        Some(self)
+    }
+
     fn in_place(&self) -> Option<&dyn InPlace> {
         self.0.source.in_place()
+    }
+}
+
+#[async_trait]
+impl Whole for Guarded {
+    fn current(&self) -> Option<Arc<str>> {
+        self.0.source.whole()?.current()
+    }
+
+    async fn advance(&self) -> Result<Arc<str>> {
+        let what = || "look for a new generation".to_owned();
+        let source = &self.0.source;
+        let advance = || async {
+            match source.whole() {
+                Some(whole) => whole.advance().await,
+                None => Err(Error::new(
+                    ErrorKind::Invalid,
+                    "its files change one by one",
+                )),
+            }
+        };
+        Ok(self.0.attempt(LIST_DEADLINES, what, advance).await?.0)
     }
 }
 
