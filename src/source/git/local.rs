@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use gix_hash::ObjectId;
-use gix_object::{Find, Kind};
+use gix_object::{Exists, Find, Kind};
 use gix_odb::Header;
 use gix_ref::file::ReferenceExt;
 
@@ -31,7 +31,8 @@ pub(super) struct Local {
 /// A repository that was there.
 struct Opened {
     objects: Arc<gix_odb::Store>,
-    refs: gix_ref::file::Store,
+    git_dir: PathBuf,
+    common: PathBuf,
     format: gix_hash::Kind,
 }
 
@@ -64,13 +65,10 @@ impl Local {
         let objects =
             gix_odb::Store::at_opts(common.join("objects"), format, &mut None.into_iter(), options)
                 .map_err(broken)?;
-        let refs = match common == git_dir {
-            true => gix_ref::file::Store::at(git_dir, format),
-            false => gix_ref::file::Store::for_linked_worktree(git_dir, common, format),
-        };
         Ok(self.opened.get_or_init(|| Opened {
             objects: Arc::new(objects),
-            refs,
+            git_dir,
+            common,
             format,
         }))
     }
@@ -86,13 +84,14 @@ impl Local {
             }
             return Ok(*id);
         }
+        let refs = opened.refs();
         for name in reference.names() {
-            let found = opened.refs.try_find(name.as_str());
+            let found = refs.try_find(name.as_str());
             let found = found.map_err(|e| invalid(format!("the ref {name} cannot be read: {e}")))?;
             let Some(mut found) = found.filter(|found| found.name.as_bstr() == name.as_str()) else {
                 continue;
             };
-            match found.peel_to_id(&opened.refs, &objects) {
+            match found.peel_to_id(&refs, &objects) {
                 Ok(id) => return Ok(id),
                 // A branch without a commit yet, as HEAD of an empty repository.
                 Err(_) if *reference == Reference::Head => break,
@@ -100,7 +99,7 @@ impl Local {
             }
         }
         let mut there = Vec::new();
-        if let Ok(all) = opened.refs.iter()
+        if let Ok(all) = refs.iter()
             && let Ok(all) = all.all()
         {
             there.extend(all.flatten().map(|found| found.name.as_bstr().to_string()));
@@ -124,6 +123,17 @@ impl Local {
             found.map(|(_, bytes)| bytes).ok_or_else(|| super::not_here(&id))
         });
         Ok(super::in_memory(id, bytes.await?.into()))
+    }
+}
+
+impl Opened {
+    /// Returns the refs as they are now.
+    fn refs(&self) -> gix_ref::file::Store {
+        let (git_dir, common) = (self.git_dir.clone(), self.common.clone());
+        match common == git_dir {
+            true => gix_ref::file::Store::at(git_dir, self.format),
+            false => gix_ref::file::Store::for_linked_worktree(git_dir, common, self.format),
+        }
     }
 }
 

@@ -46,6 +46,7 @@ mod tree;
 
 use gather::Gather;
 use local::Local;
+pub use local::elsewhere;
 use notices::Notices;
 use reference::Reference;
 pub use remote::Counters;
@@ -567,7 +568,7 @@ impl Inner {
         ids.truncate(SIZES_BY_BLOB);
         let notices = self.notices.clone();
         let identity = self.identity.clone();
-        let look = move |_, bytes: Bytes| notices.look_at(&identity, &bytes);
+        let look = move |id, bytes: Bytes| notices.look_at(&identity, id, &bytes);
         let missing = remote.blobs(&ids, Purpose::Sizes, look).await?;
         // What is told by its difference to what was too large to keep.
         for id in missing {
@@ -604,7 +605,7 @@ impl Inner {
 
     /// Returns a blob that is in memory, as a body.
     async fn whole(&self, id: ObjectId, entry: &Entry, bytes: Bytes) -> Result<Body> {
-        self.notices.look_at(&self.identity, &bytes);
+        self.notices.look_at(&self.identity, id, &bytes);
         let size = bytes.len() as u64;
         self.check_size(id, entry, size).await?;
         Ok(in_memory(id, bytes))

@@ -1,8 +1,10 @@
 //! What is said once, and what is cleared away now and then.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError};
+
+use gix_hash::ObjectId;
 
 use super::super::Result;
 use super::store::Store;
@@ -16,6 +18,9 @@ const LFS: &[u8] = b"version https://git-lfs.github.com/spec/v1\n";
 /// The longest LFS pointer, in bytes, by its specification.
 const LONGEST_POINTER: usize = 1024;
 
+/// The most pointers that are counted.
+const POINTERS: usize = 100_000;
+
 /// How many submodules are told of by name.
 const SUBMODULES: usize = 20;
 
@@ -25,15 +30,22 @@ const PRUNE: i64 = 3600;
 /// What a source said already.
 #[derive(Debug, Default)]
 pub(super) struct Notices {
-    lfs: AtomicU64,
+    /// The pointers that were seen, for each once.
+    lfs: Mutex<HashSet<ObjectId>>,
     submodules: Mutex<HashSet<Vec<u8>>>,
 }
 
 impl Notices {
+    /// The longest blob that [`Notices::look_at`] has to see.
+    pub(super) const LONGEST: usize = LONGEST_POINTER;
+
     /// Looks whether a blob is an LFS pointer.
-    pub(super) fn look_at(&self, source: &str, bytes: &[u8]) {
-        let is_pointer = bytes.len() <= LONGEST_POINTER && bytes.starts_with(LFS);
-        if is_pointer && self.lfs.fetch_add(1, Ordering::Relaxed) == 0 {
+    pub(super) fn look_at(&self, source: &str, id: ObjectId, bytes: &[u8]) {
+        if bytes.len() > LONGEST_POINTER || !bytes.starts_with(LFS) {
+            return;
+        }
+        let mut seen = self.lfs.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.len() < POINTERS && seen.insert(id) && seen.len() == 1 {
             tracing::warn!(
                 source,
                 "files are kept by Git LFS: their pointers are shown as they are; to show what they \
@@ -44,7 +56,8 @@ impl Notices {
 
     /// Returns how many LFS pointers were seen.
     pub(super) fn lfs_pointers(&self) -> u64 {
-        self.lfs.load(Ordering::Relaxed)
+        let seen = self.lfs.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.len() as u64
     }
 
     /// Says that a directory is a submodule.

@@ -8,8 +8,9 @@ use gix_object::Kind;
 use tokio::sync::mpsc;
 
 use super::super::{Error, ErrorKind, Result};
+use super::notices::Notices;
 use super::pack::{Flow, Sink};
-use super::store::{Batch, LARGEST_KEPT, Store};
+use super::store::{Batch, Store};
 use crate::path::PATH_MAX;
 
 /// A commit and its trees; and its files, where a server cannot leave them out.
@@ -169,7 +170,12 @@ impl Sink for Blobs {
         self.batch.sizes.push((id, bytes.len() as u64));
         match self.purpose {
             Purpose::Read => (self.take)(id, bytes.into()),
-            Purpose::Sizes => self.batch.keep(id, bytes),
+            Purpose::Sizes => {
+                if bytes.len() <= Notices::LONGEST {
+                    (self.take)(id, Bytes::copy_from_slice(&bytes));
+                }
+                self.batch.keep(id, bytes);
+            }
             Purpose::Links if bytes.len() < PATH_MAX => self.batch.object(id, kind, bytes),
             Purpose::Links => {}
         }

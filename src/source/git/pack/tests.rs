@@ -88,11 +88,11 @@ fn packed(format: &str, offsets: bool) -> (Vec<u8>, usize) {
         }
     }
     git(at, &["fast-import", "--quiet"], &input);
-    let mut args = vec!["pack-objects", "--revs", "--stdout", "-q", "--window=10"];
+    let mut args = vec!["pack-objects", "--all", "--stdout", "-q", "--window=10"];
     if offsets {
         args.push("--delta-base-offset");
     }
-    let pack = git(at, &args, b"--all\n");
+    let pack = git(at, &args, b"");
     let all = git(at, &["rev-list", "--objects", "--all"], b"");
     let count = all.iter().filter(|b| **b == b'\n').count();
     (pack, count)

@@ -250,8 +250,8 @@ mod tests {
     async fn capabilities_are_read() {
         let said: &[&[u8]] = &[
             b"001e# service=git-upload-pack\n0000",
-            b"000eversion 2\n000cls-refs\n001bfet",
-            b"ch=shallow filter \n0013object-info=\n0000",
+            b"000eversion 2\n000cls-refs\n001afet",
+            b"ch=shallow filter \n0011object-info=\n0000",
         ];
         let got = Capabilities::read(&mut reply(said)).await;
         let got = got.unwrap();
