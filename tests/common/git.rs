@@ -90,7 +90,11 @@ impl Repo {
             .output()
             .unwrap();
         let tip = String::from_utf8_lossy(&tip.stdout).trim().to_owned();
-        self.commit_on(branch, Some(tip.as_str()).filter(|t| !t.is_empty()), changes)
+        self.commit_on(
+            branch,
+            Some(tip.as_str()).filter(|t| !t.is_empty()),
+            changes,
+        )
     }
 
     /// Commits to a branch, wherever it was, on top of `parent` alone; returns the commit.
@@ -133,7 +137,10 @@ impl Repo {
         let written = child.stdin.take().unwrap().write_all(input);
         let output = child.wait_with_output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success() && written.is_ok(), "fast-import: {said}");
+        assert!(
+            output.status.success() && written.is_ok(),
+            "fast-import: {said}"
+        );
     }
 
     /// Puts a file on the branch `main`.
@@ -233,7 +240,9 @@ impl TestGitHttp {
     pub fn sent(&self) -> u64 {
         let log = std::fs::read_to_string(&self.log).unwrap();
         let posts = log.lines().filter_map(|line| line.strip_prefix("POST "));
-        posts.map(|bytes| bytes.trim().parse::<u64>().unwrap()).sum()
+        posts
+            .map(|bytes| bytes.trim().parse::<u64>().unwrap())
+            .sum()
     }
 
     /// Stops the server; connections are then refused.
@@ -274,7 +283,8 @@ fn config(dir: &Path, port: u16, socket: &Path) -> String {
     };
     let v2 = "fastcgi_param GIT_PROTOCOL $http_git_protocol;";
     let (plain, auth) = (backend("/$1", v2), backend("/$1", v2));
-    let old = backend("/$1", "");
+    // git-http-backend looks at the header, too.
+    let old = backend("/$1", "fastcgi_param HTTP_GIT_PROTOCOL \"\";");
     format!(
         r#"{user}
 daemon off;
@@ -345,6 +355,7 @@ impl TestGitDaemon {
 
     /// Stops the server; connections are then refused.
     pub fn stop(&self) {
+        self.server.stop_children();
         self.server.stop();
     }
 }

@@ -6,12 +6,13 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
+use bytes::Bytes;
 use gix_hash::ObjectId;
 use gix_object::{Exists, Find, Kind};
 use gix_odb::Header;
 use gix_ref::file::ReferenceExt;
 
-use super::super::{Body, Error, ErrorKind, Result};
+use super::super::{Error, ErrorKind, Result};
 use super::reference::Reference;
 use super::tree::Objects;
 
@@ -62,9 +63,13 @@ impl Local {
             current_dir: Some("/".into()),
             ..Default::default()
         };
-        let objects =
-            gix_odb::Store::at_opts(common.join("objects"), format, &mut None.into_iter(), options)
-                .map_err(broken)?;
+        let objects = gix_odb::Store::at_opts(
+            common.join("objects"),
+            format,
+            &mut None.into_iter(),
+            options,
+        )
+        .map_err(broken)?;
         Ok(self.opened.get_or_init(|| Opened {
             objects: Arc::new(objects),
             git_dir,
@@ -87,8 +92,10 @@ impl Local {
         let refs = opened.refs();
         for name in reference.names() {
             let found = refs.try_find(name.as_str());
-            let found = found.map_err(|e| invalid(format!("the ref {name} cannot be read: {e}")))?;
-            let Some(mut found) = found.filter(|found| found.name.as_bstr() == name.as_str()) else {
+            let found =
+                found.map_err(|e| invalid(format!("the ref {name} cannot be read: {e}")))?;
+            let Some(mut found) = found.filter(|found| found.name.as_bstr() == name.as_str())
+            else {
                 continue;
             };
             match found.peel_to_id(&refs, &objects) {
@@ -116,13 +123,14 @@ impl Local {
     }
 
     /// Reads a file.
-    pub(super) async fn read(local: &Arc<Local>, id: ObjectId) -> Result<Body> {
+    pub(super) async fn read(local: &Arc<Local>, id: ObjectId) -> Result<Bytes> {
         let local = local.clone();
-        let bytes = super::blocking(move || {
+        super::blocking(move || {
             let found = Objects::object(&*local, &id)?;
-            found.map(|(_, bytes)| bytes).ok_or_else(|| super::not_here(&id))
-        });
-        Ok(super::in_memory(id, bytes.await?.into()))
+            let bytes = found.map(|(_, bytes)| Bytes::from(bytes));
+            bytes.ok_or_else(|| super::not_here(&id))
+        })
+        .await
     }
 }
 
@@ -141,13 +149,17 @@ impl Objects for Local {
     fn object(&self, id: &ObjectId) -> Result<Option<(Kind, Vec<u8>)>> {
         let objects = self.opened()?.objects.to_cache_arc();
         let mut bytes = Vec::new();
-        let found = objects.try_find(id, &mut bytes).map_err(|e| unreadable(id, &e))?;
+        let found = objects
+            .try_find(id, &mut bytes)
+            .map_err(|e| unreadable(id, &e))?;
         let Some(kind) = found.map(|found| found.kind) else {
             return Ok(None);
         };
         match super::pack::id_of(id.kind(), kind, &bytes)? == *id {
             true => Ok(Some((kind, bytes))),
-            false => Err(Error::lied(format!("the object {id} is damaged; see `git fsck`"))),
+            false => Err(Error::lied(format!(
+                "the object {id} is damaged; see `git fsck`"
+            ))),
         }
     }
 }
@@ -157,7 +169,10 @@ fn invalid(message: String) -> Error {
 }
 
 fn unreadable(id: &ObjectId, error: &dyn std::fmt::Display) -> Error {
-    Error::new(ErrorKind::Server, format!("the object {id} cannot be read: {error}"))
+    Error::new(
+        ErrorKind::Server,
+        format!("the object {id} cannot be read: {error}"),
+    )
 }
 
 /// Returns the directory of git's files for what a user calls the repository.

@@ -400,12 +400,18 @@ impl Inner {
     }
 
     fn recent(&self, id: &ObjectId) -> Option<Arc<Directory>> {
-        let all = self.directories.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = self
+            .directories
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         all.iter().find(|(i, _)| i == id).map(|(_, d)| d.clone())
     }
 
     fn remember(&self, id: ObjectId, directory: Arc<Directory>) {
-        let mut all = self.directories.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self
+            .directories
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if all.len() == DIRECTORIES {
             all.remove(0);
         }
@@ -588,7 +594,10 @@ impl Inner {
         };
         let (remote, gather) = match &self.repository {
             Repository::Remote { remote, gather } => (remote, gather),
-            Repository::Local(local) => return Local::read(local, id).await,
+            Repository::Local(local) => {
+                let bytes = Local::read(local, id).await?;
+                return self.whole(id, entry, bytes).await;
+            }
         };
         if let Some(bytes) = self.store.run(move |store| store.kept(&id)).await? {
             return self.whole(id, entry, bytes.into()).await;
@@ -632,7 +641,9 @@ impl Inner {
 }
 
 fn not_here(id: &ObjectId) -> Error {
-    Error::changed(format!("the repository does not have the file's object {id}"))
+    Error::changed(format!(
+        "the repository does not have the file's object {id}"
+    ))
 }
 
 /// Returns a blob that is in memory as a body.
@@ -659,11 +670,17 @@ impl Source for GitSource {
     }
 
     async fn list(&self, dir: &RelPath) -> Result<Listing> {
-        self.0.list(dir).await.map_err(|error| self.0.conceal(error))
+        self.0
+            .list(dir)
+            .await
+            .map_err(|error| self.0.conceal(error))
     }
 
     async fn stat(&self, path: &RelPath) -> Result<Entry> {
-        self.0.stat(path).await.map_err(|error| self.0.conceal(error))
+        self.0
+            .stat(path)
+            .await
+            .map_err(|error| self.0.conceal(error))
     }
 
     async fn read(&self, path: &RelPath, entry: &Entry, _: Range<u64>) -> Result<Body> {

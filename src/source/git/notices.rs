@@ -64,7 +64,10 @@ impl Notices {
     pub(super) fn submodule(&self, source: &str, dir: &RelPath, node: &Node) {
         let name = String::from_utf8_lossy(&node.name);
         let path = format!("{}/{name}", dir.as_str());
-        let mut told = self.submodules.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut told = self
+            .submodules
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if told.len() < SUBMODULES && told.insert(path.clone().into_bytes()) {
             let (path, commit) = (path.trim_start_matches('/').escape_debug(), node.id);
             tracing::warn!(

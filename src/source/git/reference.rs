@@ -82,10 +82,7 @@ impl Reference {
                 near.join(", ")
             ),
             (_, true) => format!("no branch or tag {wanted:?}: the repository shows none"),
-            (_, false) => format!(
-                "no branch or tag {wanted:?}; there is {}",
-                near.join(", ")
-            ),
+            (_, false) => format!("no branch or tag {wanted:?}; there is {}", near.join(", ")),
         };
         Error::new(ErrorKind::Invalid, message)
     }
@@ -104,17 +101,35 @@ mod tests {
             parse("v1.0/x").unwrap().names(),
             ["refs/heads/v1.0/x", "refs/tags/v1.0/x"]
         );
-        assert_eq!(parse("refs/pull/1/head").unwrap().names(), ["refs/pull/1/head"]);
+        assert_eq!(
+            parse("refs/pull/1/head").unwrap().names(),
+            ["refs/pull/1/head"]
+        );
         let id = "95dcfa3633004da0049d3d0fa03f80589cbcaf31";
         assert!(matches!(parse(id).unwrap(), Reference::Commit(i) if i.to_string() == id));
-        for bad in ["--upload-pack=x", "-x", "a b", "a\nb", "a..b", "main~1", "x^{}", "/x", "x/"] {
+        for bad in [
+            "--upload-pack=x",
+            "-x",
+            "a b",
+            "a\nb",
+            "a..b",
+            "main~1",
+            "x^{}",
+            "/x",
+            "x/",
+        ] {
             assert_eq!(parse(bad).unwrap_err().kind(), ErrorKind::Invalid, "{bad}");
         }
     }
 
     #[test]
     fn near_names_are_told() {
-        let there = ["refs/heads/main", "refs/heads/develop", "refs/tags/v1", "refs/tags/x"];
+        let there = [
+            "refs/heads/main",
+            "refs/heads/develop",
+            "refs/tags/v1",
+            "refs/tags/x",
+        ];
         let there: Vec<String> = there.iter().map(|n| n.to_string()).collect();
         let error = Reference::parse(Some("mian")).unwrap().missing(&there);
         assert!(error.to_string().contains("there is main"), "{error}");

@@ -68,7 +68,9 @@ impl Remote {
                 return Ok(*id);
             }
         }
-        let there = self.refs(&["refs/heads/".into(), "refs/tags/".into()]).await?;
+        let there = self
+            .refs(&["refs/heads/".into(), "refs/tags/".into()])
+            .await?;
         let there: Vec<String> = there.into_iter().map(|(name, _)| name).collect();
         Err(reference.missing(&there))
     }
@@ -82,7 +84,7 @@ impl Remote {
             request.line(&format!("ref-prefix {prefix}"));
         }
         self.counters.refs.fetch_add(1, Ordering::Relaxed);
-        let mut reply = self.transport.send(request.flush()).await?;
+        let mut reply = self.transport.send_anew(request.flush()).await?;
         let mut refs = Vec::new();
         while let Some(line) = reply.next().await?.text() {
             if refs.len() < MAX_REFS {
@@ -144,7 +146,9 @@ impl Remote {
         request.line(&format!("want {commit}")).line("deepen 1");
         if let Some(have) = have {
             request.line("thin-pack");
-            request.line(&format!("have {have}")).line(&format!("shallow {have}"));
+            request
+                .line(&format!("have {have}"))
+                .line(&format!("shallow {have}"));
         }
         if filters {
             request.line("filter blob:none");
@@ -158,11 +162,16 @@ impl Remote {
                 false => MAX_TREES.saturating_add(self.full_limit),
             },
         };
-        let sink = Snapshot::new(self.store.clone(), match filters {
-            true => MAX_TREES,
-            false => self.full_limit,
-        });
-        let fetched = self.fetch(&capabilities, request.flush(), limits, sink).await;
+        let sink = Snapshot::new(
+            self.store.clone(),
+            match filters {
+                true => MAX_TREES,
+                false => self.full_limit,
+            },
+        );
+        let fetched = self
+            .fetch(&capabilities, request.flush(), limits, sink)
+            .await;
         fetched.map(drop).map_err(|error| match error.kind() {
             ErrorKind::Changed => Error::new(
                 ErrorKind::Invalid,

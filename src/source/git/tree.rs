@@ -46,7 +46,8 @@ impl Directory {
     pub(super) fn parse(bytes: &[u8], format: gix_hash::Kind) -> Result<Directory> {
         let mut nodes = Vec::new();
         for entry in TreeRefIter::from_bytes(bytes, format) {
-            let entry = entry.map_err(|e| Error::lied(format!("a tree that makes no sense: {e}")))?;
+            let entry =
+                entry.map_err(|e| Error::lied(format!("a tree that makes no sense: {e}")))?;
             nodes.push(Node {
                 name: entry.filename.to_vec(),
                 kind: entry.mode.kind(),
@@ -59,7 +60,9 @@ impl Directory {
 
     /// Returns the entry of a name; the directory, where there are two.
     pub(super) fn find(&self, name: &str) -> Option<&Node> {
-        let from = self.0.partition_point(|n| n.name.as_slice() < name.as_bytes());
+        let from = self
+            .0
+            .partition_point(|n| n.name.as_slice() < name.as_bytes());
         let same = self.0.get(from..)?.iter();
         let same = || same.clone().take_while(|n| n.name == name.as_bytes());
         same()
@@ -103,14 +106,22 @@ pub(super) enum Found<T> {
 /// Returns the tree and the time of a commit.
 pub(super) fn parse_commit(bytes: &[u8], format: gix_hash::Kind) -> Result<(ObjectId, Timestamp)> {
     let bad = |e| Error::lied(format!("a commit that makes no sense: {e}"));
-    let tree = CommitRefIter::from_bytes(bytes, format).tree_id().map_err(bad)?;
-    let committer = CommitRefIter::from_bytes(bytes, format).committer().map_err(bad)?;
+    let tree = CommitRefIter::from_bytes(bytes, format)
+        .tree_id()
+        .map_err(bad)?;
+    let committer = CommitRefIter::from_bytes(bytes, format)
+        .committer()
+        .map_err(bad)?;
     // What is no time is the epoch: no reason to show no files.
     Ok((tree, Timestamp::from_secs(committer.seconds())))
 }
 
 /// Returns the commit `id`, where `below` is the root.
-pub(super) fn commit(objects: &dyn Objects, id: ObjectId, below: &RelPath) -> Result<Found<Commit>> {
+pub(super) fn commit(
+    objects: &dyn Objects,
+    id: ObjectId,
+    below: &RelPath,
+) -> Result<Found<Commit>> {
     let Some((kind, bytes)) = objects.object(&id)? else {
         return Ok(Found::Missing(id));
     };

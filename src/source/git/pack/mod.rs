@@ -143,7 +143,9 @@ impl Reader<'_> {
         let count = u32::from_be_bytes(count.try_into().unwrap_or_default());
         if count > self.limits.objects {
             let most = self.limits.objects;
-            return Err(Error::lied(format!("a pack of {count} objects, where {most} are the most")));
+            return Err(Error::lied(format!(
+                "a pack of {count} objects, where {most} are the most"
+            )));
         }
         for _ in 0..count {
             if self.entry()? == Flow::Enough {
@@ -176,7 +178,9 @@ impl Reader<'_> {
             Head::Whole(kind) => {
                 if size > self.limits.object {
                     let most = self.limits.object;
-                    return Err(Error::lied(format!("a {kind} of {size} bytes, where {most} are the most")));
+                    return Err(Error::lied(format!(
+                        "a {kind} of {size} bytes, where {most} are the most"
+                    )));
                 }
                 let bytes = self.inflate(size)?;
                 self.whole(place, kind, bytes)
@@ -246,11 +250,19 @@ impl Reader<'_> {
         }
         let mut hasher = hasher(self.format, Kind::Blob, size);
         let sink = &mut *self.sink;
-        self.input.inflate(&mut self.zlib, &mut self.piece, size, &mut self.left, |piece| {
-            hasher.update(piece);
-            sink.piece(piece)
-        })?;
-        let id = hasher.try_finalize().map_err(|e| Error::lied(e.to_string()))?;
+        self.input.inflate(
+            &mut self.zlib,
+            &mut self.piece,
+            size,
+            &mut self.left,
+            |piece| {
+                hasher.update(piece);
+                sink.piece(piece)
+            },
+        )?;
+        let id = hasher
+            .try_finalize()
+            .map_err(|e| Error::lied(e.to_string()))?;
         self.places.insert(place, id);
         self.sink.end(id, size)
     }
@@ -330,15 +342,27 @@ impl Reader<'_> {
     fn inflate(&mut self, size: u64) -> Result<Vec<u8>> {
         // No more than what has come, whatever the pack says.
         let mut bytes = Vec::with_capacity((size as usize).min(PIECE));
-        self.input.inflate(&mut self.zlib, &mut self.piece, size, &mut self.left, |piece| {
-            bytes.extend_from_slice(piece);
-            Ok(())
-        })?;
+        self.input.inflate(
+            &mut self.zlib,
+            &mut self.piece,
+            size,
+            &mut self.left,
+            |piece| {
+                bytes.extend_from_slice(piece);
+                Ok(())
+            },
+        )?;
         Ok(bytes)
     }
 
     fn skip(&mut self, size: u64) -> Result<()> {
-        self.input.inflate(&mut self.zlib, &mut self.piece, size, &mut self.left, |_| Ok(()))
+        self.input.inflate(
+            &mut self.zlib,
+            &mut self.piece,
+            size,
+            &mut self.left,
+            |_| Ok(()),
+        )
     }
 }
 
@@ -353,7 +377,9 @@ fn hasher(format: gix_hash::Kind, kind: Kind, size: u64) -> gix_hash::Hasher {
 pub(super) fn id_of(format: gix_hash::Kind, kind: Kind, bytes: &[u8]) -> Result<ObjectId> {
     let mut hasher = hasher(format, kind, bytes.len() as u64);
     hasher.update(bytes);
-    hasher.try_finalize().map_err(|e| Error::lied(e.to_string()))
+    hasher
+        .try_finalize()
+        .map_err(|e| Error::lied(e.to_string()))
 }
 
 fn too_much() -> Error {
@@ -377,7 +403,9 @@ impl Recent {
         self.objects.insert(id, (kind, bytes.to_vec()));
         self.order.push_back(id);
         while self.bytes > RECENT {
-            let Some(oldest) = self.order.pop_front() else { break };
+            let Some(oldest) = self.order.pop_front() else {
+                break;
+            };
             if let Some((_, bytes)) = self.objects.remove(&oldest) {
                 self.bytes -= bytes.len();
             }
@@ -441,7 +469,9 @@ impl Counting<'_> {
             self.take(taken);
             done += made as u64;
             if done > size {
-                return Err(Error::lied(format!("an object of more than its {size} bytes")));
+                return Err(Error::lied(format!(
+                    "an object of more than its {size} bytes"
+                )));
             }
             into(piece.get(..made).unwrap_or_default())?;
             match status {
@@ -455,7 +485,9 @@ impl Counting<'_> {
         }
         match done == size {
             true => Ok(()),
-            false => Err(Error::lied(format!("an object of {done} of its {size} bytes"))),
+            false => Err(Error::lied(format!(
+                "an object of {done} of its {size} bytes"
+            ))),
         }
     }
 }

@@ -53,7 +53,10 @@ fn git(dir: &std::path::Path, args: &[&str], input: &[u8]) -> Vec<u8> {
         .arg("-C")
         .arg(dir)
         .args(args)
-        .envs([("GIT_CONFIG_NOSYSTEM", "1"), ("GIT_CONFIG_GLOBAL", "/dev/null")])
+        .envs([
+            ("GIT_CONFIG_NOSYSTEM", "1"),
+            ("GIT_CONFIG_GLOBAL", "/dev/null"),
+        ])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -70,7 +73,11 @@ fn git(dir: &std::path::Path, args: &[&str], input: &[u8]) -> Vec<u8> {
 fn packed(format: &str, offsets: bool) -> (Vec<u8>, usize) {
     let dir = tempfile::tempdir().unwrap();
     let at = dir.path();
-    git(at, &["init", "-q", "--bare", "--object-format", format], b"");
+    git(
+        at,
+        &["init", "-q", "--bare", "--object-format", format],
+        b"",
+    );
     let mut input = Vec::new();
     for version in 0..3u32 {
         let mut text: Vec<u8> = Vec::new();
@@ -79,10 +86,16 @@ fn packed(format: &str, offsets: bool) -> (Vec<u8>, usize) {
             let word = line.wrapping_mul(2_654_435_761) ^ u32::from(line == 1000) * version;
             text.extend_from_slice(format!("{word:08x}\n").as_bytes());
         }
-        let large: Vec<u8> = (0..150_000u32).map(|i| (i.wrapping_mul(i) >> 7) as u8).collect();
-        input.extend_from_slice(b"commit refs/heads/main\ncommitter a <b> 1700000000 +0000\ndata 0\n");
+        let large: Vec<u8> = (0..150_000u32)
+            .map(|i| (i.wrapping_mul(i) >> 7) as u8)
+            .collect();
+        input.extend_from_slice(
+            b"commit refs/heads/main\ncommitter a <b> 1700000000 +0000\ndata 0\n",
+        );
         for (name, bytes) in [("dir/file", &text), ("large", &large)] {
-            input.extend_from_slice(format!("M 644 inline {name}\ndata {}\n", bytes.len()).as_bytes());
+            input.extend_from_slice(
+                format!("M 644 inline {name}\ndata {}\n", bytes.len()).as_bytes(),
+            );
             input.extend_from_slice(bytes);
             input.push(b'\n');
         }
@@ -100,7 +113,10 @@ fn packed(format: &str, offsets: bool) -> (Vec<u8>, usize) {
 
 #[test]
 fn what_git_packs_is_read() {
-    for (name, format) in [("sha1", gix_hash::Kind::Sha1), ("sha256", gix_hash::Kind::Sha256)] {
+    for (name, format) in [
+        ("sha1", gix_hash::Kind::Sha1),
+        ("sha256", gix_hash::Kind::Sha256),
+    ] {
         for offsets in [true, false] {
             let (pack, count) = packed(name, offsets);
             let mut sink = Collect::default();
@@ -110,7 +126,11 @@ fn what_git_packs_is_read() {
             for (kind, id, bytes) in &sink.all {
                 assert_eq!(id_of(format, *kind, bytes).unwrap(), *id);
             }
-            let large = sink.all.iter().filter(|(_, _, b)| b.len() == 150_000).count();
+            let large = sink
+                .all
+                .iter()
+                .filter(|(_, _, b)| b.len() == 150_000)
+                .count();
             assert_eq!(large, 1);
             // Small enough to be deltas, or they were not tested.
             assert!(pack.len() < 200_000, "{}", pack.len());
@@ -123,13 +143,22 @@ fn bounds_hold() {
     let (pack, _) = packed("sha1", true);
     let format = gix_hash::Kind::Sha1;
     for limits in [
-        Limits { objects: 3, ..LIMITS },
-        Limits { total: 10_000, ..LIMITS },
+        Limits {
+            objects: 3,
+            ..LIMITS
+        },
+        Limits {
+            total: 10_000,
+            ..LIMITS
+        },
     ] {
         let error = read(&mut &pack[..], format, limits, &mut Collect::default()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Lied, "{error}");
     }
-    let small = Limits { object: 1000, ..LIMITS };
+    let small = Limits {
+        object: 1000,
+        ..LIMITS
+    };
     // The file is told in pieces, and what builds on it cannot be made.
     let outcome = read(&mut &pack[..], format, small, &mut Collect::default()).unwrap();
     assert_eq!(outcome.unresolved, 2);
@@ -139,7 +168,12 @@ fn bounds_hold() {
 fn a_truncated_pack_is_told() {
     let (pack, _) = packed("sha1", true);
     for len in [0, 3, 11, 12, 13, 100, pack.len() / 2, pack.len() - 1] {
-        let got = read(&mut &pack[..len], gix_hash::Kind::Sha1, LIMITS, &mut Collect::default());
+        let got = read(
+            &mut &pack[..len],
+            gix_hash::Kind::Sha1,
+            LIMITS,
+            &mut Collect::default(),
+        );
         assert_eq!(got.unwrap_err().kind(), ErrorKind::Interrupted, "{len}");
     }
 }

@@ -232,7 +232,7 @@ impl Store {
         {
             let mut object = tx.prepare_cached(
                 "INSERT INTO objects (id, kind, bytes, added) VALUES (?1, ?2, ?3, ?4)
-                 ON CONFLICT (id) DO UPDATE SET added = ?4",
+                 ON CONFLICT (id) DO UPDATE SET kind = ?2, bytes = ?3, added = ?4",
             )?;
             for (id, kind, bytes) in &batch.objects {
                 object.execute(params![id.as_slice(), number_of(*kind), bytes, now])?;
@@ -242,8 +242,9 @@ impl Store {
             for (id, bytes) in &batch.sizes {
                 size.execute(params![id.as_slice(), bytes])?;
             }
-            let mut kept = tx
-                .prepare_cached("INSERT OR IGNORE INTO kept (id, size, bytes) VALUES (?1, ?2, ?3)")?;
+            let mut kept = tx.prepare_cached(
+                "INSERT OR IGNORE INTO kept (id, size, bytes) VALUES (?1, ?2, ?3)",
+            )?;
             let mut more = 0;
             for (id, bytes) in &batch.kept {
                 if kept.execute(params![id.as_slice(), bytes.len() as u64, bytes])? > 0 {
@@ -314,17 +315,6 @@ impl Store {
             Ok(gone > 0)
         };
         note().map_err(trouble)
-    }
-
-    /// Forgets that all of a commit is here.
-    pub(super) fn forget(&self, source: &str, commit: &ObjectId) -> Result<()> {
-        let db = self.db()?;
-        db.execute(
-            "DELETE FROM commits WHERE source = ?1 AND id = ?2",
-            params![source, commit.as_slice()],
-        )
-        .map_err(trouble)?;
-        Ok(())
     }
 
     /// Returns all commits that are noted.

@@ -110,8 +110,13 @@ impl Http {
         let kind = wire::text(response.headers(), header::CONTENT_TYPE).unwrap_or_default();
         if kind != format!("application/x-{SERVICE}-advertisement") {
             let message = match kind.starts_with("text/plain") {
-                true => "the server is a plain web server (\"dumb HTTP\"): it must run git-http-backend".into(),
-                false => format!("there is no Git repository at the URL (a reply of type {kind:?})"),
+                true => {
+                    "the server is a plain web server (\"dumb HTTP\"): it must run git-http-backend"
+                        .into()
+                }
+                false => {
+                    format!("there is no Git repository at the URL (a reply of type {kind:?})")
+                }
             };
             return Err(Error::new(ErrorKind::Invalid, message));
         }
@@ -131,7 +136,10 @@ impl Http {
         let http = self
             .client
             .post(found.place.clone())
-            .header(header::CONTENT_TYPE, format!("application/x-{SERVICE}-request"))
+            .header(
+                header::CONTENT_TYPE,
+                format!("application/x-{SERVICE}-request"),
+            )
             .header(header::ACCEPT, format!("application/x-{SERVICE}-result"))
             .body(request);
         let response = self.execute(http, &found.place).await?;
@@ -144,9 +152,10 @@ impl Http {
     }
 
     async fn execute(&self, request: RequestBuilder, url: &Url) -> Result<Response> {
-        let mut request = request
-            .header("Git-Protocol", "version=2")
-            .header(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        let mut request = request.header("Git-Protocol", "version=2").header(
+            header::ACCEPT_ENCODING,
+            HeaderValue::from_static("identity"),
+        );
         // reqwest drops them where a redirect leaves the host.
         if url.origin() == self.url.origin() {
             request = match self.auth.clone() {
@@ -159,7 +168,7 @@ impl Http {
         }
         let request = request.build().map_err(wire::no_reply)?;
         self.confidences.note(request.headers());
-                let client = match *request.method() {
+        let client = match *request.method() {
             reqwest::Method::GET => &self.finder,
             _ => &self.client,
         };

@@ -132,6 +132,15 @@ impl Transport {
         }
     }
 
+    /// As [`Transport::send`], to a process at the server that was just started: one that has
+    /// served before remembers refs as they were.
+    pub(super) async fn send_anew(&self, request: Bytes) -> Result<Reply> {
+        match self {
+            Transport::Http(http) => http.send(request).await,
+            Transport::Pipes(pipes) => pipes.send_anew(request).await,
+        }
+    }
+
     /// Returns the error without what was sent in confidence.
     pub(super) fn conceal(&self, error: Error) -> Error {
         match self {
@@ -262,7 +271,11 @@ mod tests {
     #[tokio::test]
     async fn what_is_no_server_of_ours_is_told() {
         let cases: &[(&[u8], ErrorKind, &str)] = &[
-            (b"003e95dcfa3633004da0049d3d0fa03f80589cbcaf31 refs/heads/maint\n", ErrorKind::Invalid, "version 2"),
+            (
+                b"003e95dcfa3633004da0049d3d0fa03f80589cbcaf31 refs/heads/maint\n",
+                ErrorKind::Invalid,
+                "version 2",
+            ),
             (b"<html>hello", ErrorKind::Lied, "protocol"),
             (b"0015ERR access denied", ErrorKind::Denied, "access denied"),
             (b"000eversion 2\n", ErrorKind::Interrupted, "ended"),

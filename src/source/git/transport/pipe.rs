@@ -124,6 +124,10 @@ impl Pipes {
                 return Ok(reply);
             }
         }
+        self.send_anew(request).await
+    }
+
+    pub(super) async fn send_anew(&self, request: Bytes) -> Result<Reply> {
         send_on(self.open().await?, &request).await
     }
 }
@@ -143,7 +147,9 @@ async fn send_on(mut lent: Lent, request: &Bytes) -> Result<Reply> {
         }
     };
     let silent = |_| Error::new(ErrorKind::Timeout, "the server does not answer");
-    let buffer = tokio::time::timeout(SILENCE, exchange).await.map_err(silent)??;
+    let buffer = tokio::time::timeout(SILENCE, exchange)
+        .await
+        .map_err(silent)??;
     Ok(Reply::of_pipe(lent, buffer))
 }
 
