@@ -27,6 +27,10 @@ pub mod memory;
 pub(crate) mod progress;
 pub mod s3;
 mod secret;
+#[cfg(feature = "sftp")]
+pub mod sftp;
+#[cfg(feature = "ssh")]
+pub mod ssh;
 pub mod sweep;
 mod wire;
 

@@ -13,6 +13,8 @@ pub mod nobody;
 pub mod process;
 pub mod s3;
 pub mod scripted;
+#[cfg(feature = "ssh")]
+pub mod sshd;
 pub mod store;
 pub mod web;
 

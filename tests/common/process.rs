@@ -45,6 +45,11 @@ impl Server {
         }
     }
 
+    /// Returns the server's process, while it runs.
+    pub fn id(&self) -> Option<u32> {
+        self.child.lock().unwrap().as_ref().map(Child::id)
+    }
+
     /// Returns whether the server has ended by itself.
     pub fn has_ended(&self) -> bool {
         let mut child = self.child.lock().unwrap();
@@ -89,7 +94,7 @@ fn kill_children(pid: u32) {
 
 /// Starts a process that dies with this one. The kernel's death signal follows the *thread* that
 /// started the process, so all are started by one thread that lives as long as the tests.
-fn spawn(mut command: Command) -> std::io::Result<Child> {
+pub fn spawn(mut command: Command) -> std::io::Result<Child> {
     static JOBS: OnceLock<mpsc::Sender<Job>> = OnceLock::new();
     let jobs = JOBS.get_or_init(|| {
         let (send, receive) = mpsc::channel::<Job>();

@@ -17,6 +17,7 @@ use url::Url;
 
 use crate::common::git::{Change, EPOCH, PASSWORD, Repo, TestGitDaemon, TestGitHttp, USER};
 use crate::common::noise;
+use crate::common::sshd::TestSshd;
 use crate::suite::*;
 
 suite!(git_http, OnGit::http("git"), OnGit::own_http("git"));
@@ -28,6 +29,7 @@ suite!(
     OnGit::own_http("git")
 );
 suite!(git_daemon, OnGit::daemon(), OnGit::daemon());
+suite!(git_ssh, OnGit::ssh(), OnGit::ssh());
 suite!(git_file, OnGit::file(), OnGit::file());
 
 /// A repository on a server, and the directory of its source's store.
@@ -43,6 +45,7 @@ enum Server {
     Shared,
     Http(Box<TestGitHttp>),
     Daemon(Box<TestGitDaemon>),
+    Ssh(Box<TestSshd>),
     Files(#[allow(dead_code)] tempfile::TempDir),
 }
 
@@ -123,6 +126,16 @@ impl OnGit {
         OnGit::new(Server::Daemon(Box::new(server)), repo, &url)
     }
 
+    async fn ssh() -> OnGit {
+        let server = blocking(TestSshd::start).await;
+        let repo = Repo::init(&server.root.join("it's own.git"), "sha1");
+        repo.run(&["config", "uploadpack.allowFilter", "true"]);
+        let user = crate::common::sshd::user();
+        let path = Url::from_file_path(&repo.path).unwrap();
+        let url = format!("ssh://{user}@127.0.0.1:{}{}", server.port, path.path());
+        OnGit::new(Server::Ssh(Box::new(server)), repo, &url)
+    }
+
     async fn file() -> OnGit {
         let dir = tempfile::tempdir().unwrap();
         let repo = Repo::init(&dir.path().join("own.git"), "sha1");
@@ -131,7 +144,12 @@ impl OnGit {
     }
 
     fn settings(&self) -> GitSettings {
+        let ssh = match &self.server {
+            Server::Ssh(server) => Some(server.settings()),
+            _ => None,
+        };
         GitSettings {
+            ssh,
             auth: self.auth.clone(),
             ..GitSettings::new(self.url.clone(), self.store.path().join("git"))
         }
@@ -206,6 +224,7 @@ impl World for OnGit {
         match &self.server {
             Server::Http(server) => server.stop(),
             Server::Daemon(server) => server.stop(),
+            Server::Ssh(server) => server.stop(),
             Server::Files(_) => {
                 std::fs::rename(&self.repo.path, self.store.path().join("gone")).unwrap();
             }
@@ -482,6 +501,7 @@ async fn tags_and_commits_are_shown() {
     for world in [
         OnGit::http("git").await,
         OnGit::daemon().await,
+        OnGit::ssh().await,
         OnGit::file().await,
     ] {
         let first = world.repo.put("f", b"one");
@@ -675,6 +695,16 @@ async fn other_servers_are_told_apart() {
     let none = GitSource::new(settings).unwrap();
     let error = none.list(&RelPath::root()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
+    let ssh = OnGit::ssh().await;
+    let mut settings = ssh.settings();
+    settings.url.set_path("/no/such.git");
+    let error = GitSource::new(settings)
+        .unwrap()
+        .list(&RelPath::root())
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+    assert!(error.to_string().contains("no/such.git"), "{error}");
     // An empty repository is no empty directory.
     let error = daemon.git().list(&RelPath::root()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");

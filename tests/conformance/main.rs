@@ -16,4 +16,8 @@ mod suite;
 mod git;
 mod local;
 mod s3;
+#[cfg(feature = "sftp")]
+mod sftp;
+#[cfg(feature = "ssh")]
+mod ssh;
 mod web;

@@ -28,6 +28,7 @@ pub(super) fn build(
 ) -> source::Result<Arc<dyn Source>> {
     use super::secret;
     use crate::source::git::{GitAuth, GitSettings, GitSource};
+    use crate::source::ssh::Env;
     use crate::source::{Error, ErrorKind};
 
     let odd = || Error::new(ErrorKind::Invalid, "the URL names no repository");
@@ -35,7 +36,14 @@ pub(super) fn build(
         Some(path) => url::Url::from_file_path(path).map_err(|()| odd())?,
         None => git.url.as_url().ok_or_else(odd)?.clone(),
     };
+    let ssh = (url.scheme() == "ssh").then(|| {
+        let user = Some(url.username()).filter(|user| !user.is_empty());
+        let section = git.ssh.clone().unwrap_or_default();
+        let host = url.host_str().unwrap_or_default();
+        super::sftp::ssh(host, url.port(), user, &section, &Env::of_process())
+    });
     let settings = GitSettings {
+        ssh,
         reference: git.reference.as_ref().map(|r| r.as_str().to_owned()),
         subdirectory: git.tree_path().to_owned(),
         auth: git.auth.as_ref().map(|auth| match auth {
@@ -55,6 +63,9 @@ pub(super) fn build(
 pub(super) fn files(git: &config::GitSource) -> Vec<PathBuf> {
     match git.url.directory() {
         Some(path) => crate::source::git::elsewhere(path),
+        None if git.url.scheme() == "ssh" => {
+            crate::source::ssh::local_files(&crate::source::ssh::Env::of_process())
+        }
         None => Vec::new(),
     }
 }

@@ -25,6 +25,7 @@ use gix_hash::ObjectId;
 use gix_object::tree::EntryKind;
 use url::Url;
 
+use super::ssh::SshSettings;
 use super::{
     Body, Error, ErrorKind, Listing, ListingBuilder, Result, Secret, Source, Whole, progress,
 };
@@ -88,7 +89,7 @@ pub enum GitAuth {
 /// Which repository and what of it, and how it is reached.
 #[derive(Debug, Clone)]
 pub struct GitSettings {
-    /// The repository: `https`, `http`, `git` or `file`. A user name and password in it
+    /// The repository: `https`, `http`, `ssh`, `git` or `file`. A user name and password in it
     /// are used as credentials, and not shown.
     pub url: Url,
     /// A branch, a tag, a ref's full name or a commit's whole id; the default branch if nothing.
@@ -99,6 +100,9 @@ pub struct GitSettings {
     pub auth: Option<GitAuth>,
     /// A file of PEM certificates that are trusted beside the system's.
     pub ca_bundle: Option<PathBuf>,
+    /// How an SSH server is known, and how it is told who asks; as OpenSSH has it if nothing. The
+    /// host, the port and the user of the URL count for more.
+    pub ssh: Option<SshSettings>,
     /// Where what is known of repositories is kept: a directory of its own, made where it is not
     /// there, shared by all sources and processes.
     pub store: PathBuf,
@@ -117,6 +121,7 @@ impl GitSettings {
             subdirectory: String::new(),
             auth: None,
             ca_bundle: None,
+            ssh: None,
             store: store.into(),
             keep: store::KEPT,
             full_limit: FULL_LIMIT,

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use percent_encoding::percent_decode_str;
 
+use super::super::ssh::{Env, SshSettings};
 use super::super::{Error, ErrorKind, Result, Secret};
-use super::transport::{Http, Pipes, Tcp, Transport};
+use super::transport::{Http, Pipes, Ssh, Tcp, Transport};
 use super::{GitAuth, GitSettings};
 
 /// A repository's place.
@@ -66,6 +67,19 @@ impl Place {
                     identity,
                     shown: url.into(),
                 });
+            }
+            "ssh" if !host.is_empty() => {
+                let mut ssh = match settings.ssh.clone() {
+                    Some(ssh) => ssh,
+                    None => SshSettings::new(host.as_str(), &Env::of_process()),
+                };
+                ssh.host = host.trim_start_matches('[').trim_end_matches(']').into();
+                ssh.port = url.port().unwrap_or(ssh.port);
+                if !username.is_empty() {
+                    ssh.user = username;
+                }
+                let pipes = Pipes::new(Box::new(Ssh::new(ssh, &decode(&path))?));
+                Way::Remote(Transport::Pipes(pipes))
             }
             "file" => {
                 let path = url.to_file_path();

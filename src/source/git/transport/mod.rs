@@ -17,10 +17,12 @@ use super::pkt::{self, Pkt};
 
 mod http;
 mod pipe;
+mod ssh;
 mod tcp;
 
 pub(super) use http::Http;
 pub(super) use pipe::{Dial, Duplex, Pipes};
+pub(super) use ssh::Ssh;
 pub(super) use tcp::Tcp;
 
 /// How long a server may be silent in the middle of a reply. As long as a deadline is: what waits

@@ -24,9 +24,13 @@ const MAX_IDLE: usize = 4;
 const PIECE: usize = 65_536;
 
 /// A connection to `git-upload-pack`.
-pub(in super::super) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+#[async_trait]
+pub(in super::super) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {
+    /// Returns what the server says about an end that came too early, if it says something.
+    async fn last_words(&mut self) -> Option<String> {
+        None
+    }
+}
 
 /// Makes connections.
 #[async_trait]
@@ -54,8 +58,14 @@ impl Lent {
     /// Reads more; returns false at the end.
     pub(super) async fn read(&mut self, buffer: &mut BytesMut) -> Result<bool> {
         buffer.reserve(PIECE);
-        let got = self.connection.read_buf(buffer).await;
-        Ok(got.map_err(broken)? > 0)
+        match self.connection.read_buf(buffer).await {
+            Ok(0) => match self.connection.last_words().await {
+                Some(words) => Err(super::refused(&words)),
+                None => Ok(false),
+            },
+            Ok(_) => Ok(true),
+            Err(error) => Err(broken(error)),
+        }
     }
 
     /// Puts the connection back.

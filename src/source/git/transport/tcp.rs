@@ -39,6 +39,8 @@ impl Tcp {
     }
 }
 
+impl Duplex for TcpStream {}
+
 #[async_trait]
 impl Dial for Tcp {
     async fn dial(&self) -> Result<Box<dyn Duplex>> {

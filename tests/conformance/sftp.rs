@@ -1,0 +1,1 @@
+//! SFTP, on OpenSSH's server.
