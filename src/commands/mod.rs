@@ -4,9 +4,11 @@ use std::fmt::Display;
 
 use tokio::runtime::Runtime;
 
-use crate::cli::ExitStatus;
+use crate::cli::{ExitStatus, VolumeSettings};
+use crate::config::{Note, NoteKind};
 
 pub mod cache;
+pub mod convert;
 pub mod look;
 pub mod mount;
 pub mod status;
@@ -73,6 +75,12 @@ impl From<std::io::Error> for Failure {
         }
         Failure::failed(error)
     }
+}
+
+/// What the user of a document of the original has to see to before it is as it should be.
+fn decisions(settings: &VolumeSettings) -> impl Iterator<Item = &Note> {
+    let notes = settings.notes.iter();
+    notes.filter(|note| note.kind == NoteKind::Decide)
 }
 
 /// Returns the runtime that a command works on.

@@ -6,11 +6,16 @@
 pub mod chaos;
 pub mod disk;
 pub mod faults;
+#[cfg(feature = "ftp")]
+pub mod ftp;
+#[cfg(feature = "ftp")]
+pub mod ftp_script;
 pub mod git;
 pub mod mapping;
 pub mod mount;
 pub mod nobody;
 pub mod process;
+pub mod proxy;
 pub mod s3;
 pub mod scripted;
 #[cfg(feature = "ssh")]

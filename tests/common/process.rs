@@ -8,11 +8,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock, mpsc};
 use std::time::Duration;
 
-type Job = (Command, mpsc::Sender<std::io::Result<Child>>);
+type Spawned = (Command, std::io::Result<Child>);
+type Job = (Command, mpsc::Sender<Spawned>);
 
 /// A server's process. Killed when dropped, and by the kernel when the tests end without that.
 pub struct Server {
     child: Mutex<Option<Child>>,
+    command: Mutex<Option<Command>>,
     dir: PathBuf,
 }
 
@@ -22,11 +24,24 @@ impl Server {
         let log = std::fs::File::create(dir.join("output")).unwrap();
         command.stdin(std::process::Stdio::null());
         command.stdout(log.try_clone().unwrap()).stderr(log);
-        let child = spawn(command).unwrap_or_else(|e| panic!("cannot start a server: {e}"));
-        Server {
-            child: Mutex::new(Some(child)),
+        die_with_the_tests(&mut command);
+        let server = Server {
+            child: Mutex::new(None),
+            command: Mutex::new(Some(command)),
             dir,
-        }
+        };
+        server.restart();
+        server
+    }
+
+    /// Kills the server if it runs, and starts it as it was started. It may not listen yet.
+    pub fn restart(&self) {
+        self.stop();
+        let mut command = self.command.lock().unwrap();
+        let (same, child) = spawn(command.take().unwrap());
+        *command = Some(same);
+        let child = child.unwrap_or_else(|e| panic!("cannot start a server: {e}"));
+        *self.child.lock().unwrap() = Some(child);
     }
 
     /// Kills the server and waits for its end; its ports then refuse connections.
@@ -92,19 +107,32 @@ fn kill_children(pid: u32) {
     }
 }
 
-/// Starts a process that dies with this one. The kernel's death signal follows the *thread* that
-/// started the process, so all are started by one thread that lives as long as the tests.
-pub fn spawn(mut command: Command) -> std::io::Result<Child> {
+/// Starts a process that dies with this one.
+pub fn spawn_child(mut command: Command) -> std::io::Result<Child> {
+    die_with_the_tests(&mut command);
+    spawn(command).1
+}
+
+/// Starts a process. The kernel's death signal follows the *thread* that started the process, so all
+/// are started by one thread that lives as long as the tests.
+fn spawn(command: Command) -> Spawned {
     static JOBS: OnceLock<mpsc::Sender<Job>> = OnceLock::new();
     let jobs = JOBS.get_or_init(|| {
         let (send, receive) = mpsc::channel::<Job>();
         std::thread::spawn(move || {
             for (mut command, reply) in receive {
-                let _ = reply.send(command.spawn());
+                let child = command.spawn();
+                let _ = reply.send((command, child));
             }
         });
         send
     });
+    let (send, receive) = mpsc::channel();
+    jobs.send((command, send)).unwrap();
+    receive.recv().unwrap()
+}
+
+fn die_with_the_tests(command: &mut Command) {
     // SAFETY: prctl is async-signal-safe, and nothing is allocated between fork and exec.
     unsafe {
         command.pre_exec(|| {
@@ -113,9 +141,6 @@ pub fn spawn(mut command: Command) -> std::io::Result<Child> {
             Ok(())
         });
     }
-    let (send, receive) = mpsc::channel();
-    jobs.send((command, send)).unwrap();
-    receive.recv().unwrap()
 }
 
 /// Removes a server's directory, and the files elsewhere that its `elsewhere` names.

@@ -156,6 +156,12 @@ impl TestS3 {
         self.server.stop();
     }
 
+    /// Kills the server and starts it again.
+    pub async fn restart(&self) {
+        self.server.restart();
+        assert!(self.becomes_ready().await, "{}", self.server.output());
+    }
+
     /// Makes a bucket of its own for a test, its name beginning with `name`.
     pub async fn bucket(&self, name: &str) -> String {
         static NEXT: AtomicU32 = AtomicU32::new(0);

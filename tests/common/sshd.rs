@@ -180,7 +180,7 @@ impl TestAgent {
         let mut command = Command::new(program("ssh-agent"));
         command.arg("-D").arg("-a").arg(&socket);
         command.stdout(std::process::Stdio::null());
-        let child = super::process::spawn(command).unwrap();
+        let child = super::process::spawn_child(command).unwrap();
         wait_until("ssh-agent", || socket.exists());
         let added = Command::new(program("ssh-add"))
             .arg("-q")

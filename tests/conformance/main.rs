@@ -12,6 +12,19 @@ mod common;
 #[macro_use]
 mod suite;
 
+#[cfg(all(
+    feature = "azure",
+    feature = "ftp",
+    feature = "gcs",
+    feature = "git",
+    feature = "sftp",
+    feature = "webdav"
+))]
+mod every;
+#[cfg(feature = "ftp")]
+mod ftp;
+#[cfg(feature = "ftp")]
+mod ftp_lies;
 #[cfg(feature = "git")]
 mod git;
 mod local;
@@ -20,4 +33,5 @@ mod s3;
 mod sftp;
 #[cfg(feature = "ssh")]
 mod ssh;
+mod transport;
 mod web;

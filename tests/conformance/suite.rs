@@ -1,5 +1,6 @@
 //! The suite, and what its worlds share.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,23 @@ use svol::source::guard::{GuardOptions, Guarded, Status};
 use svol::source::{Body, Error, ErrorKind, Result, Source};
 
 use crate::common::{noise, s3};
+
+/// A place as a volume file grafts it.
+pub struct Grafted {
+    /// The source's section, on one line.
+    pub yaml: String,
+    /// The variables that it refers to.
+    pub env: Vec<(&'static str, String)>,
+}
+
+impl Grafted {
+    pub fn new(yaml: impl Into<String>) -> Grafted {
+        Grafted {
+            yaml: yaml.into(),
+            env: Vec::new(),
+        }
+    }
+}
 
 /// A place that a test may write to, and the source that shows it.
 #[async_trait]
@@ -26,6 +44,19 @@ pub trait World: Send + Sync {
     }
     /// Makes the whole place unreachable.
     async fn stop(&self);
+    /// Returns where the server listens; nothing if there is none.
+    fn address(&self) -> Option<SocketAddr> {
+        None
+    }
+    /// Returns the place as a volume file has it, reached at `server` instead of its own address if
+    /// that is given.
+    fn grafted(&self, _server: Option<SocketAddr>) -> Grafted {
+        panic!("only kinds of a volume of all are grafted")
+    }
+    /// Kills the server and starts it again; returns whether there is one.
+    async fn restart(&self) -> bool {
+        false
+    }
     /// Returns whether there may be files of this name here.
     fn takes(&self, _: &str) -> bool {
         true
@@ -339,6 +370,32 @@ pub async fn a_reader_gets_one_version_or_an_error(world: &dyn World) {
     }
 }
 
+pub async fn a_restart_is_got_over(world: &dyn World) {
+    let len = 16 << 20;
+    let truth = noise(3, len);
+    world.put("d/big", &truth).await;
+    let source = world.source();
+    let entry = known(&*source, "d/big").await;
+    let range = 0..len as u64;
+    let mut body = source.read(&at("d/big"), &entry, range).await.unwrap();
+    let mut all = body.stream.next().await.unwrap().unwrap().to_vec();
+    let restarted = world.restart().await;
+    assert!(restarted || source.in_place().is_some(), "has a server");
+    match collect(body).await {
+        Ok(rest) => {
+            all.extend_from_slice(&rest);
+            assert!(all == truth, "bytes of nothing");
+        }
+        Err(error) => assert!(error.kind().is_transient(), "{error:?}"),
+    }
+    // The same source, with whatever connections it held.
+    let again = known(&*source, "d/big").await;
+    assert_eq!(again.version, entry.version);
+    let bytes = read(&*source, "d/big", &again, 0, len as u64).await;
+    assert!(bytes.unwrap() == truth);
+    assert_eq!(source.list(&at("d")).await.unwrap().entries.len(), 1);
+}
+
 pub async fn nothing_shows_credentials(world: &dyn World) {
     world.put("d/f", b"x").await;
     let source = world.source();
@@ -400,7 +457,7 @@ macro_rules! suite {
                 stat_agrees_with_the_listing, what_is_not_there_is_not_found,
                 changes_are_noticed, a_reader_gets_one_version_or_an_error,
                 nothing_shows_credentials);
-            suite!(@tests $make_own, a_dead_server_is_never_an_absence);
+            suite!(@tests $make_own, a_restart_is_got_over, a_dead_server_is_never_an_absence);
         }
     };
     (@tests $make:expr, $($test:ident),*) => {

@@ -26,7 +26,7 @@ pub(super) fn build(
     git: &config::GitSource,
     around: &Surroundings,
 ) -> source::Result<Arc<dyn Source>> {
-    use super::secret;
+    use super::{proxy, secret, tls};
     use crate::source::git::{GitAuth, GitSettings, GitSource};
     use crate::source::ssh::Env;
     use crate::source::{Error, ErrorKind};
@@ -53,7 +53,8 @@ pub(super) fn build(
                 password: secret(&basic.password),
             },
         }),
-        ca_bundle: git.tls.as_ref().and_then(|tls| tls.ca_file.clone()),
+        tls: tls(&git.tls),
+        proxy: proxy(&git.proxy),
         ..GitSettings::new(url, around.cache.join(STORE))
     };
     Ok(Arc::new(GitSource::new(settings)?))

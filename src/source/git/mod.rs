@@ -27,7 +27,8 @@ use url::Url;
 
 use super::ssh::SshSettings;
 use super::{
-    Body, Error, ErrorKind, Listing, ListingBuilder, Result, Secret, Source, Whole, progress,
+    Body, Error, ErrorKind, Listing, ListingBuilder, ProxySettings, Result, Secret, Source,
+    TlsSettings, Whole, progress,
 };
 use crate::entry::Entry;
 use crate::path::RelPath;
@@ -98,8 +99,10 @@ pub struct GitSettings {
     pub subdirectory: String,
     /// Who asks a web server.
     pub auth: Option<GitAuth>,
-    /// A file of PEM certificates that are trusted beside the system's.
-    pub ca_bundle: Option<PathBuf>,
+    /// Which web server to trust, and who asks.
+    pub tls: TlsSettings,
+    /// The way to a web server. Without it, the environment says.
+    pub proxy: Option<ProxySettings>,
     /// How an SSH server is known, and how it is told who asks; as OpenSSH has it if nothing. The
     /// host, the port and the user of the URL count for more.
     pub ssh: Option<SshSettings>,
@@ -120,7 +123,8 @@ impl GitSettings {
             reference: None,
             subdirectory: String::new(),
             auth: None,
-            ca_bundle: None,
+            tls: TlsSettings::default(),
+            proxy: None,
             ssh: None,
             store: store.into(),
             keep: store::KEPT,

@@ -56,7 +56,7 @@ impl Place {
                     let password = Secret::fixed(password?);
                     Some(GitAuth::Basic { username, password })
                 });
-                let http = Http::new(url, auth, settings.ca_bundle.clone())?;
+                let http = Http::new(url, auth, settings.tls.clone(), settings.proxy.clone())?;
                 Way::Remote(Transport::Http(http))
             }
             "git" if !host.is_empty() => {

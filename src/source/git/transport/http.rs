@@ -4,19 +4,18 @@
 //! stay with the host that they are for) and what the server can do; all others are POSTs to that
 //! place, whose redirects are refused.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::StreamExt;
 use reqwest::header::{self, HeaderValue};
-use reqwest::{RequestBuilder, Response, StatusCode};
+use reqwest::{Response, StatusCode};
 use tokio::sync::Mutex;
 use url::Url;
 
 use super::super::super::confidence::Confidences;
-use super::super::super::{Error, ErrorKind, Result, Secret, wire};
+use super::super::super::{Error, ErrorKind, ProxySettings, Result, TlsSettings, wire};
 use super::super::GitAuth;
 use super::{Capabilities, Reply};
 
@@ -36,9 +35,9 @@ pub(in super::super) struct Http {
     auth: Option<GitAuth>,
     confidences: Confidences,
     /// For the first request.
-    finder: reqwest::Client,
+    finder: wire::Client,
     /// For all others.
-    client: reqwest::Client,
+    client: wire::Client,
     found: Mutex<Option<Arc<Found>>>,
 }
 
@@ -54,11 +53,13 @@ impl Http {
     pub(in super::super) fn new(
         url: Url,
         auth: Option<GitAuth>,
-        ca_bundle: Option<PathBuf>,
+        tls: TlsSettings,
+        proxy: Option<ProxySettings>,
     ) -> Result<Http> {
         let client = |redirects| {
-            wire::client(&wire::ClientSettings {
-                ca_bundle: ca_bundle.clone(),
+            wire::Client::new(wire::ClientSettings {
+                tls: tls.clone(),
+                proxy: proxy.clone(),
                 redirects,
             })
         };
@@ -102,8 +103,7 @@ impl Http {
         let mut url = self.url.clone();
         url.set_path(&format!("{}/info/refs", url.path()));
         url.set_query(Some(&format!("service={SERVICE}")));
-        let request = self.finder.get(url.clone());
-        let response = self.execute(request, &url).await?;
+        let response = self.execute(&url, None).await?;
         if response.status() != StatusCode::OK {
             return Err(self.explained(response).await);
         }
@@ -133,16 +133,7 @@ impl Http {
 
     pub(super) async fn send(&self, request: Bytes) -> Result<Reply> {
         let found = self.found().await?;
-        let http = self
-            .client
-            .post(found.place.clone())
-            .header(
-                header::CONTENT_TYPE,
-                format!("application/x-{SERVICE}-request"),
-            )
-            .header(header::ACCEPT, format!("application/x-{SERVICE}-result"))
-            .body(request);
-        let response = self.execute(http, &found.place).await?;
+        let response = self.execute(&found.place, Some(request)).await?;
         if response.status() != StatusCode::OK {
             // It may have moved.
             *self.found.lock().await = None;
@@ -151,28 +142,48 @@ impl Http {
         reply(response)
     }
 
-    async fn execute(&self, request: RequestBuilder, url: &Url) -> Result<Response> {
-        let mut request = request.header("Git-Protocol", "version=2").header(
-            header::ACCEPT_ENCODING,
-            HeaderValue::from_static("identity"),
-        );
+    /// Sends a request to `url`: a POST if it has a body.
+    async fn execute(&self, url: &Url, body: Option<Bytes>) -> Result<Response> {
         // reqwest drops them where a redirect leaves the host.
-        if url.origin() == self.url.origin() {
-            request = match self.auth.clone() {
-                None => request,
-                Some(GitAuth::Bearer(token)) => request.bearer_auth(read(token).await?.trim()),
-                Some(GitAuth::Basic { username, password }) => {
-                    request.basic_auth(username, Some(read(password).await?.trim_end_matches('\n')))
-                }
-            };
-        }
-        let request = request.build().map_err(wire::no_reply)?;
-        self.confidences.note(request.headers());
-        let client = match *request.method() {
-            reqwest::Method::GET => &self.finder,
-            _ => &self.client,
+        let auth = { self.auth.as_ref() }.filter(|_| url.origin() == self.url.origin());
+        let secret = match auth.cloned() {
+            None => String::new(),
+            Some(
+                GitAuth::Bearer(secret)
+                | GitAuth::Basic {
+                    password: secret, ..
+                },
+            ) => super::super::blocking(move || secret.read()).await?,
         };
-        client.execute(request).await.map_err(wire::no_reply)
+        let client = match body {
+            None => &self.finder,
+            Some(_) => &self.client,
+        };
+        let request = |client: &reqwest::Client| {
+            let request = match body {
+                None => client.get(url.clone()),
+                Some(body) => client
+                    .post(url.clone())
+                    .header(
+                        header::CONTENT_TYPE,
+                        format!("application/x-{SERVICE}-request"),
+                    )
+                    .header(header::ACCEPT, format!("application/x-{SERVICE}-result"))
+                    .body(body),
+            };
+            let request = request.header("Git-Protocol", "version=2").header(
+                header::ACCEPT_ENCODING,
+                HeaderValue::from_static("identity"),
+            );
+            match auth {
+                None => request,
+                Some(GitAuth::Bearer(_)) => request.bearer_auth(secret.trim()),
+                Some(GitAuth::Basic { username, .. }) => {
+                    request.basic_auth(username, Some(secret.trim_end_matches('\n')))
+                }
+            }
+        };
+        client.send(&self.confidences, request).await
     }
 
     async fn explained(&self, response: Response) -> Error {
@@ -223,10 +234,6 @@ fn reply(response: Response) -> Result<Reply> {
         .map(|chunk| chunk.map_err(wire::interrupted))
         .boxed();
     Ok(Reply::of_body(body))
-}
-
-async fn read(secret: Secret) -> Result<String> {
-    super::super::blocking(move || secret.read()).await
 }
 
 #[cfg(test)]
