@@ -107,12 +107,6 @@ fn kill_children(pid: u32) {
     }
 }
 
-/// Starts a process that dies with this one.
-pub fn spawn_child(mut command: Command) -> std::io::Result<Child> {
-    die_with_the_tests(&mut command);
-    spawn(command).1
-}
-
 /// Starts a process. The kernel's death signal follows the *thread* that started the process, so all
 /// are started by one thread that lives as long as the tests.
 fn spawn(command: Command) -> Spawned {

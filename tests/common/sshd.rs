@@ -1,8 +1,7 @@
 //! A real SSH server: OpenSSH's.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
-use std::sync::Mutex;
+use std::process::Command;
 
 use svol::source::Secret;
 use svol::source::ssh::{Env, HostKeys, Identity, KeyPlace, SshSettings};
@@ -20,7 +19,7 @@ pub struct TestSshd {
     pub port: u16,
     /// A directory for what it serves.
     pub root: PathBuf,
-    server: Mutex<Server>,
+    server: Server,
     dir: PathBuf,
 }
 
@@ -28,6 +27,12 @@ impl TestSshd {
     /// Starts a server.
     pub fn start() -> TestSshd {
         TestSshd::start_with("")
+    }
+
+    /// Returns a server that all tests of a process share. It may not be stopped.
+    pub fn shared() -> &'static TestSshd {
+        static SHARED: std::sync::OnceLock<TestSshd> = std::sync::OnceLock::new();
+        SHARED.get_or_init(TestSshd::start)
     }
 
     /// Starts a server with more lines in its configuration; of two lines the first counts.
@@ -63,45 +68,50 @@ impl TestSshd {
         Some(TestSshd {
             port,
             root,
-            server: Mutex::new(server),
+            server,
             dir,
         })
     }
 
     /// Kills the server and all of its sessions; connections are then refused.
     pub fn stop(&self) {
-        let server = self.server.lock().unwrap();
-        for pid in sessions(&self.dir) {
-            kill(pid);
+        // First the listener, so that no session is started meanwhile; they are looked for before, as
+        // orphans are nobody's.
+        let server = self.server.id();
+        if let Some(pid) = server.and_then(|pid| rustix::process::Pid::from_raw(pid as i32)) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::STOP);
         }
-        server.stop();
-        // Those that were being started meanwhile.
-        for pid in sessions(&self.dir) {
-            kill(pid);
-        }
+        self.kill_sessions();
+        self.server.stop();
     }
 
     /// Starts it again after [`TestSshd::stop`], on the same port.
     pub fn start_again(&self) {
-        *self.server.lock().unwrap() = run(&self.dir, self.port).expect("sshd starts again");
+        self.server.restart();
+        wait_until("sshd", || listens(self.port));
     }
 
     /// Kills all sessions, and leaves the server there.
     pub fn kill_sessions(&self) {
-        for pid in sessions(&self.dir) {
+        for pid in sessions(&self.server) {
             kill(pid);
         }
     }
 
+    /// Returns how many processes serve somebody now.
+    pub fn sessions(&self) -> usize {
+        sessions(&self.server).len()
+    }
+
     /// Returns how many processes serve SFTP now.
     pub fn sftp_servers(&self) -> usize {
-        sftp_servers(&self.dir).len()
+        sftp_servers(&self.server).len()
     }
 
     /// Returns how many files of the root the processes that serve SFTP have open now.
     pub fn open_files(&self) -> usize {
         let fds = |pid| std::fs::read_dir(format!("/proc/{pid}/fd")).ok();
-        sftp_servers(&self.dir)
+        sftp_servers(&self.server)
             .into_iter()
             .filter_map(fds)
             .flat_map(|fds| fds.flatten())
@@ -123,6 +133,15 @@ impl TestSshd {
             host_keys: HostKeys::Known(vec![self.file("known_hosts")]),
             identities: vec![self.identity("user")],
             ..SshSettings::new("127.0.0.1", &Env::default())
+        }
+    }
+
+    /// Returns settings for a directory of this machine.
+    #[cfg(feature = "sftp")]
+    pub fn serves(&self, path: &Path) -> svol::source::sftp::SftpSettings {
+        svol::source::sftp::SftpSettings {
+            ssh: self.settings(),
+            path: path.to_str().unwrap().to_owned(),
         }
     }
 
@@ -149,7 +168,7 @@ impl TestSshd {
 
     /// Returns what the server wrote.
     pub fn output(&self) -> String {
-        self.server.lock().unwrap().output()
+        self.server.output()
     }
 }
 
@@ -164,7 +183,7 @@ impl Drop for TestSshd {
 pub struct TestAgent {
     /// Its socket.
     pub socket: PathBuf,
-    child: Child,
+    _server: Server,
     _dir: tempfile::TempDir,
 }
 
@@ -172,15 +191,12 @@ impl TestAgent {
     /// Starts an agent that holds the key in `file`.
     pub fn start(file: &Path) -> TestAgent {
         // A socket's path is short.
-        let dir = tempfile::Builder::new()
-            .prefix("svol-agent")
-            .tempdir()
-            .unwrap();
+        let dir = tempfile::Builder::new().prefix("svol-agent").tempdir();
+        let dir = dir.unwrap();
         let socket = dir.path().join("socket");
         let mut command = Command::new(program("ssh-agent"));
         command.arg("-D").arg("-a").arg(&socket);
-        command.stdout(std::process::Stdio::null());
-        let child = super::process::spawn_child(command).unwrap();
+        let server = Server::start(command, server_dir("agent"));
         wait_until("ssh-agent", || socket.exists());
         let added = Command::new(program("ssh-add"))
             .arg("-q")
@@ -190,16 +206,9 @@ impl TestAgent {
         assert!(added.unwrap().success(), "ssh-add");
         TestAgent {
             socket,
-            child,
+            _server: server,
             _dir: dir,
         }
-    }
-}
-
-impl Drop for TestAgent {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -237,7 +246,6 @@ fn run(dir: &Path, port: u16) -> Option<Server> {
         .arg("-f")
         .arg(dir.join("config"));
     let server = Server::start(command, server_dir("sshd"));
-    std::fs::write(dir.join("pid"), server.id().unwrap_or(0).to_string()).unwrap();
     wait_until("sshd", || listens(port) || server.has_ended());
     if server.has_ended() {
         eprintln!("{}", server.output());
@@ -248,6 +256,11 @@ fn run(dir: &Path, port: u16) -> Option<Server> {
 
 fn config(dir: &Path, port: u16, more: &str) -> String {
     let dir = dir.display();
+    // Of most lines the first counts; two of these are an error.
+    let sftp = match more.contains("Subsystem sftp") {
+        true => "",
+        false => "Subsystem sftp internal-sftp",
+    };
     format!(
         "{more}\n\
          ListenAddress 127.0.0.1\n\
@@ -264,15 +277,14 @@ fn config(dir: &Path, port: u16, more: &str) -> String {
          KbdInteractiveAuthentication no\n\
          PrintMotd no\n\
          MaxStartups 100:30:200\n\
-         Subsystem sftp internal-sftp\n"
+         {sftp}\n"
     )
 }
 
 /// Returns the processes that the server started: each session leads its own group, so that the
 /// server's end is not theirs.
-fn sessions(dir: &Path) -> Vec<u32> {
-    let server = std::fs::read_to_string(dir.join("pid")).unwrap_or_default();
-    let Ok(server) = server.parse::<u32>() else {
+fn sessions(server: &Server) -> Vec<u32> {
+    let Some(server) = server.id() else {
         return Vec::new();
     };
     let mut parents = Vec::new();
@@ -300,12 +312,12 @@ fn sessions(dir: &Path) -> Vec<u32> {
     all
 }
 
-fn sftp_servers(dir: &Path) -> Vec<u32> {
+fn sftp_servers(server: &Server) -> Vec<u32> {
     let is_sftp = |pid: &u32| {
         let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         String::from_utf8_lossy(&line).contains("internal-sftp")
     };
-    sessions(dir).into_iter().filter(is_sftp).collect()
+    sessions(server).into_iter().filter(is_sftp).collect()
 }
 
 fn kill(pid: u32) {

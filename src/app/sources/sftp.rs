@@ -11,7 +11,13 @@ use crate::source::{self, Source};
 
 pub(super) fn build(sftp: &config::SftpSource) -> source::Result<Arc<dyn Source>> {
     let user = sftp.user.as_ref().map(|user| user.as_str());
-    let ssh = ssh(sftp.host.as_str(), sftp.port, user, &sftp.ssh, &Env::of_process());
+    let ssh = ssh(
+        sftp.host.as_str(),
+        sftp.port,
+        user,
+        &sftp.ssh,
+        &Env::of_process(),
+    );
     let path = sftp.path.as_str().to_owned();
     Ok(Arc::new(SftpSource::new(SftpSettings { ssh, path })?))
 }

@@ -238,9 +238,7 @@ impl SftpSource {
         let attrs = attrs.attrs().await?;
         self.is_straight(session, &parent, real).await?;
         match what(&attrs) {
-            What::File if attrs.size.is_some() => {
-                Ok(version::file(name, &attrs, Timestamp::now()))
-            }
+            What::File if attrs.size.is_some() => Ok(version::file(name, &attrs, Timestamp::now())),
             What::Symlink => {
                 let target = session.ask(Ask::Readlink(&at)).await?.name().await?;
                 let target = std::str::from_utf8(&target);
@@ -271,12 +269,7 @@ impl SftpSource {
         reading.start().await
     }
 
-    async fn finish<T>(
-        &self,
-        session: &Session,
-        path: &RelPath,
-        done: Result<T>,
-    ) -> Result<T> {
+    async fn finish<T>(&self, session: &Session, path: &RelPath, done: Result<T>) -> Result<T> {
         match done {
             Ok(done) => Ok(done),
             Err(error) => {
@@ -305,7 +298,11 @@ impl Source for SftpSource {
     fn url(&self, path: &RelPath) -> String {
         match path.is_root() {
             true => self.identity.clone(),
-            false => format!("{}/{}", self.identity, utf8_percent_encode(path.as_str(), PATH)),
+            false => format!(
+                "{}/{}",
+                self.identity,
+                utf8_percent_encode(path.as_str(), PATH)
+            ),
         }
     }
 
