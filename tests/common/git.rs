@@ -14,6 +14,9 @@ pub const USER: &str = "tester";
 /// The password of [`USER`].
 pub const PASSWORD: &str = "git-hunter2";
 
+/// How many requests a web server's git answers at once.
+const RUNNERS: usize = 4;
+
 /// The time of the first commit; each one after it is a minute later.
 pub const EPOCH: u64 = 1_700_000_000;
 
@@ -176,8 +179,9 @@ pub struct TestGitHttp {
     /// The directory of the repositories.
     pub root: PathBuf,
     log: PathBuf,
+    port: u16,
     nginx: Server,
-    fcgi: Server,
+    fcgi: Vec<Server>,
 }
 
 impl TestGitHttp {
@@ -192,23 +196,27 @@ impl TestGitHttp {
     }
 
     fn try_start() -> Option<TestGitHttp> {
-        let fcgi_dir = server_dir("fcgiwrap");
-        // A socket's path is short, and the build's directory may not be.
-        let socket = fcgi_dir.join("s");
-        let mut command = Command::new(program("fcgiwrap"));
-        own_settings(&mut command);
-        command.args(["-c", "4", "-s"]);
-        command.arg(format!("unix:{}", socket.display()));
-        let fcgi = Server::start(command, fcgi_dir);
-        wait_until("fcgiwrap", || socket.exists() || fcgi.has_ended());
-        assert!(!fcgi.has_ended(), "fcgiwrap: {}", fcgi.output());
+        // One process each, since one that forks leaves its children behind when it is killed.
+        let (mut fcgi, mut sockets) = (Vec::new(), String::new());
+        for _ in 0..RUNNERS {
+            let dir = server_dir("fcgiwrap");
+            let socket = dir.join("s");
+            let mut command = Command::new(program("fcgiwrap"));
+            own_settings(&mut command);
+            command.arg("-s").arg(format!("unix:{}", socket.display()));
+            let server = Server::start(command, dir);
+            wait_until("fcgiwrap", || socket.exists() || server.has_ended());
+            assert!(!server.has_ended(), "fcgiwrap: {}", server.output());
+            sockets.push_str(&format!("server unix:{};\n", socket.display()));
+            fcgi.push(server);
+        }
 
         let dir = server_dir("git-nginx");
         let [port] = free_ports();
         let root = dir.join("root");
         std::fs::create_dir(&root).unwrap();
         std::fs::write(dir.join("users"), format!("{USER}:{{PLAIN}}{PASSWORD}\n")).unwrap();
-        std::fs::write(dir.join("nginx.conf"), config(&dir, port, &socket)).unwrap();
+        std::fs::write(dir.join("nginx.conf"), config(&dir, port, &sockets)).unwrap();
         let mut command = Command::new(program("nginx"));
         command.arg("-e").arg(dir.join("errors"));
         command.arg("-c").arg(dir.join("nginx.conf"));
@@ -223,6 +231,7 @@ impl TestGitHttp {
             url: format!("http://127.0.0.1:{port}"),
             root,
             log,
+            port,
             nginx,
             fcgi,
         })
@@ -248,13 +257,18 @@ impl TestGitHttp {
     /// Stops the server; connections are then refused.
     pub fn stop(&self) {
         self.nginx.stop();
-        self.fcgi.stop();
+        self.fcgi.iter().for_each(Server::stop);
+    }
+
+    /// Kills the server and starts it again.
+    pub fn restart(&self) {
+        self.nginx.restart();
+        wait_until("nginx", || listens(self.port));
     }
 }
 
-fn config(dir: &Path, port: u16, socket: &Path) -> String {
+fn config(dir: &Path, port: u16, sockets: &str) -> String {
     let dir = dir.display();
-    let socket = socket.display();
     // As root, nginx would serve as a user who cannot read our directories.
     let user = match rustix::process::getuid().is_root() {
         true => "user root;",
@@ -268,7 +282,7 @@ fn config(dir: &Path, port: u16, socket: &Path) -> String {
     let http = http.display();
     let backend = |path: &str, protocol: &str| {
         format!(
-            r#"fastcgi_pass unix:{socket};
+            r#"fastcgi_pass backend;
             fastcgi_buffering off;
             fastcgi_param SCRIPT_FILENAME {http};
             fastcgi_param GIT_PROJECT_ROOT {dir}/root;
@@ -297,6 +311,7 @@ http {{
     access_log {dir}/access bytes;
     {temps}
     client_max_body_size 100m;
+    upstream backend {{ least_conn; {sockets} }}
     server {{
         listen 127.0.0.1:{port};
         location ~ ^/git/(.*)$ {{ {plain} }}
@@ -320,6 +335,7 @@ pub struct TestGitDaemon {
     pub url: String,
     /// The directory of the repositories.
     pub root: PathBuf,
+    port: u16,
     server: Server,
 }
 
@@ -341,6 +357,7 @@ impl TestGitDaemon {
         TestGitDaemon {
             url: format!("git://127.0.0.1:{port}"),
             root,
+            port,
             server,
         }
     }
@@ -357,5 +374,12 @@ impl TestGitDaemon {
     pub fn stop(&self) {
         self.server.stop_children();
         self.server.stop();
+    }
+
+    /// Kills the server with its connections, and starts it again.
+    pub fn restart(&self) {
+        self.server.stop_children();
+        self.server.restart();
+        wait_until("git daemon", || listens(self.port));
     }
 }

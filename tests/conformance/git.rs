@@ -231,6 +231,19 @@ impl World for OnGit {
             Server::Shared => panic!("others use it"),
         }
     }
+    async fn restart(&self) -> bool {
+        match &self.server {
+            Server::Http(server) => server.restart(),
+            Server::Daemon(server) => server.restart(),
+            Server::Ssh(server) => {
+                server.stop();
+                server.start_again();
+            }
+            Server::Files(_) => return false,
+            Server::Shared => panic!("others use it"),
+        }
+        true
+    }
     fn keeps_versions(&self) -> bool {
         true
     }
