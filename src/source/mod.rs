@@ -26,6 +26,8 @@ pub mod ftp;
 pub(crate) mod fuzzing;
 #[cfg(feature = "gcs")]
 pub mod gcs;
+#[cfg(feature = "git")]
+pub mod git;
 pub mod guard;
 pub mod http;
 mod listing;

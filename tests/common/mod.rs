@@ -15,6 +15,7 @@ pub mod ftp;
 pub mod ftp_script;
 #[cfg(feature = "gcs")]
 pub mod gcs;
+pub mod git;
 pub mod mapping;
 pub mod mount;
 pub mod nobody;

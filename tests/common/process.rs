@@ -52,6 +52,14 @@ impl Server {
         }
     }
 
+    /// Kills the processes that the server started for its connections.
+    pub fn stop_children(&self) {
+        let child = self.child.lock().unwrap();
+        if let Some(child) = &*child {
+            kill_children(child.id());
+        }
+    }
+
     /// Returns the server's process, while it runs.
     pub fn id(&self) -> Option<u32> {
         self.child.lock().unwrap().as_ref().map(Child::id)
@@ -81,6 +89,21 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.stop();
         remove(&self.dir);
+    }
+}
+
+fn kill_children(pid: u32) {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+    for child in children.unwrap_or_default().split_whitespace() {
+        if let Ok(child) = child.parse::<u32>() {
+            kill_children(child);
+            let pid = i32::try_from(child)
+                .ok()
+                .and_then(rustix::process::Pid::from_raw);
+            if let Some(pid) = pid {
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
     }
 }
 

@@ -29,6 +29,8 @@ mod ftp;
 mod ftp_lies;
 #[cfg(feature = "gcs")]
 mod gcs;
+#[cfg(feature = "git")]
+mod git;
 mod local;
 mod s3;
 #[cfg(feature = "sftp")]

@@ -216,7 +216,7 @@ pub(crate) fn body(
     Ok(body.checked())
 }
 
-fn interrupted(error: reqwest::Error) -> Error {
+pub(crate) fn interrupted(error: reqwest::Error) -> Error {
     let error = error.without_url();
     let kind = if error.is_timeout() {
         ErrorKind::Timeout
