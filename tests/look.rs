@@ -114,5 +114,12 @@ fn the_demonstration_shows_what_it_measured_and_cleans_up() {
     assert!(line("cold").contains("67108864 bytes fetched"));
     assert!(line("warm ").contains(" 0 bytes fetched"));
     assert!(line("warm, from the disk").contains(" 0 bytes fetched"));
+    // A commit moved both files of the repository.
+    assert!(line("release/VERSION ").contains("git+file://"));
+    assert!(
+        said.contains("release/VERSION      1            -> 2"),
+        "{said}"
+    );
+    assert!(said.contains("none of half a commit"), "{said}");
     assert_eq!(std::fs::read_dir(&temp).unwrap().count(), 0, "left behind");
 }

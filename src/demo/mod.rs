@@ -15,6 +15,10 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::control::status::Status;
 
+#[cfg(feature = "git")]
+mod commit;
+#[cfg(feature = "git")]
+mod repository;
 mod world;
 
 /// Size of the file that is read cold and warm.
@@ -26,10 +30,17 @@ const MODEL_BYTES: usize = 64 << 20;
 /// The caller's thread must not be one of the runtime's workers.
 pub async fn run(keep: bool, out: &mut dyn Write) -> io::Result<()> {
     let mut stop = Stop::new()?;
-    let world = World::build().await?;
+    #[cfg_attr(not(feature = "git"), allow(unused_mut))]
+    let mut world = World::build().await?;
     writeln!(out, "A small world in {}:", world.dir.path().display())?;
     writeln!(out, "  a bucket      http://{} (S3)", world.bucket)?;
     writeln!(out, "  a web server  http://{}", world.web)?;
+    #[cfg(feature = "git")]
+    writeln!(
+        out,
+        "  a repository  {} (Git)",
+        world.path("repo.git").display()
+    )?;
     writeln!(out, "  a directory   {}\n", world.path("site").display())?;
     let volume = world.path("volume.yaml");
     writeln!(
@@ -57,6 +68,8 @@ pub async fn run(keep: bool, out: &mut dyn Write) -> io::Result<()> {
     show_tree(&world.mnt(), out)?;
     stop.check()?;
     show_reads(&world, &stop, out)?;
+    #[cfg(feature = "git")]
+    commit::show(&mut world, &stop, out)?;
     writeln!(out, "\n$ svol status\n")?;
     out.write_all(world.svol(["status"])?.as_bytes())?;
     writeln!(out, "\n$ svol cache stats\n")?;
@@ -122,6 +135,8 @@ struct World {
     dir: TempDir,
     bucket: std::net::SocketAddr,
     web: std::net::SocketAddr,
+    #[cfg(feature = "git")]
+    repository: repository::Repository,
 }
 
 impl World {
@@ -150,11 +165,25 @@ impl World {
              endpointUrl: http://{bucket}\n      noSignRequest: true\n\
              \x20 - name: data\n    path: /data\n    http:\n      url: http://{web}/data/\n    \
              exclude: [\"*.tmp\"]\n\
+             {}\
              \x20 - name: site\n    local:\n      path: {}\n",
+            git_layer(&dir.path().join("repo.git")),
             serde_json::Value::from(site.to_string_lossy())
         );
         std::fs::write(dir.path().join("volume.yaml"), volume)?;
-        Ok(World { dir, bucket, web })
+        #[cfg(feature = "git")]
+        let repository = {
+            let mut repository = repository::Repository::new(&dir.path().join("repo.git"))?;
+            commit::release(&mut repository, 1)?;
+            repository
+        };
+        Ok(World {
+            dir,
+            bucket,
+            web,
+            #[cfg(feature = "git")]
+            repository,
+        })
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -232,6 +261,17 @@ impl Drop for TempDir {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
+}
+
+/// The layer of the repository, where this program knows Git.
+fn git_layer(repository: &Path) -> String {
+    if !cfg!(feature = "git") {
+        return String::new();
+    }
+    let url = serde_json::Value::from(format!("file://{}", repository.display()));
+    format!(
+        "\x20 - name: release\n    path: /release\n    git:\n      url: {url}\n      ref: main\n"
+    )
 }
 
 fn bucket_files() -> world::Files {
