@@ -5,6 +5,7 @@
 //! `namespace` merges what each `catalogue` knows, `fetch` gets what the cache lacks, `source`
 //! is the seam to remote places. `docs/ARCHITECTURE.md` has the picture.
 
+pub mod act;
 pub mod app;
 pub mod catalogue;
 pub mod cli;
