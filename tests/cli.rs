@@ -28,7 +28,7 @@ fn ends_with(code: i32, arguments: &[&str]) -> (String, String) {
 
 #[test]
 fn every_command_has_help_with_examples() {
-    let commands: [&[&str]; 16] = [
+    let commands: [&[&str]; 21] = [
         &[],
         &["mount"],
         &["unmount"],
@@ -37,6 +37,11 @@ fn every_command_has_help_with_examples() {
         &["validate"],
         &["explain"],
         &["refresh"],
+        &["warm"],
+        &["evict"],
+        &["pin"],
+        &["unpin"],
+        &["stats"],
         &["schema"],
         &["ls"],
         &["cat"],

@@ -99,7 +99,9 @@ pub(super) async fn check(vfs: &Arc<Vfs>, cache: &Cache, paths: Vec<String>, tel
                 (_, 0) => (Outcome::Here, stored.size),
                 _ => (Outcome::Missing, missing),
             };
-            tell.summary().cached_bytes += present;
+            if stored.key.is_some() {
+                tell.summary().cached_bytes += present;
+            }
             tell.file(item.path.as_str(), outcome, bytes).await;
         }
     }

@@ -6,6 +6,7 @@ use tokio::runtime::Runtime;
 
 use crate::cli::ExitStatus;
 
+pub mod act;
 pub mod cache;
 pub mod look;
 pub mod mount;

@@ -6,16 +6,19 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use axum::extract::{Query, State};
+use axum::body::Body;
+use axum::extract::{DefaultBodyLimit, Query, State};
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use futures::StreamExt;
 use serde::Serialize;
 use svol_cache::Cache;
 use tokio::task::JoinHandle;
 
 use super::registry::Record;
 use super::status;
+use crate::act;
 use crate::app::View;
 use crate::catalogue::{Db, Memory, RefreshReport};
 use crate::entry::Timestamp;
@@ -43,6 +46,9 @@ struct Subject {
     fetcher: Arc<Fetcher>,
     db: Db,
 }
+
+/// The longest request: more paths than a command line may have, in bytes.
+const REQUEST: usize = 16 << 20;
 
 type Answer<T> = Result<Json<T>, (StatusCode, String)>;
 
@@ -74,6 +80,7 @@ pub async fn start(
     let app = Router::new()
         .route("/status", get(status))
         .route("/refresh", post(refresh))
+        .route("/act", post(act).layer(DefaultBodyLimit::max(REQUEST)))
         .route("/explain", get(explain));
     #[cfg(feature = "failpoints")]
     let app = app.route("/attempt", post(attempt));
@@ -98,6 +105,20 @@ async fn refresh(
     // Whoever asked sees what was found.
     subject.notifications.told().await;
     Ok(Json(described(&report)))
+}
+
+/// Acts on the cache, and tells of it as it goes on: an event a line. Ends when the asker goes.
+async fn act(
+    State(subject): State<Arc<Subject>>,
+    Json(request): Json<act::Request>,
+) -> Body {
+    let mut events = act::start(subject.vfs.clone(), subject.cache.clone(), request);
+    let lines = futures::stream::poll_fn(move |context| events.poll_recv(context));
+    Body::from_stream(lines.map(|event| {
+        let mut line = serde_json::to_vec(&event)?;
+        line.push(b'\n');
+        Ok::<_, serde_json::Error>(line)
+    }))
 }
 
 async fn explain(
