@@ -13,7 +13,7 @@ use crate::collect;
 use crate::config::Config;
 use crate::dir::{self, Dir};
 use crate::error::Error;
-use crate::evict::{self, Evictor, Eviction};
+use crate::evict::{self, Eviction, Evictor};
 use crate::files::{self, Opened};
 use crate::index::{self, Change, Index, Pin};
 use crate::inner::Inner;

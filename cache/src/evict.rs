@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 use crate::cache::{Disk, Shared};
 use crate::collect::Sweep;
 use crate::dir::{self, Kind};
-use crate::failpoint;
 use crate::error::Error;
+use crate::failpoint;
 use crate::index::{Candidate, Change, Place, What};
 use crate::key::ObjectKey;
 use crate::lock;
@@ -239,7 +239,11 @@ pub(crate) fn evict_one(shared: &Shared, disk: &Disk, key: &ObjectKey) -> Result
         return Err(index_failed());
     }
     if let Place::Pack { id, .. } = blob.place
-        && disk.index.objects_of_pack(id).ok_or_else(index_failed)?.is_empty()
+        && disk
+            .index
+            .objects_of_pack(id)
+            .ok_or_else(index_failed)?
+            .is_empty()
         && let Eviction::Freed(bytes) = remove(What::Pack(id), 0)?
     {
         return Ok(Eviction::Freed(bytes));

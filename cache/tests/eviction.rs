@@ -266,7 +266,12 @@ fn one_object_is_evicted_and_who_shares_its_content_keeps_it() {
     assert!(matches!(cache.evict(&key(3)).unwrap(), Eviction::Freed(_)));
     assert_eq!(cache.evict(&key(4)).unwrap(), Eviction::Shared);
     assert_eq!(cache.object(key(4), 100).present_bytes(), 0);
-    assert!(cache.object(key(4), 100).read_at(0, &mut [0; 100]).is_none());
+    assert!(
+        cache
+            .object(key(4), 100)
+            .read_at(0, &mut [0; 100])
+            .is_none()
+    );
     assert_eq!(read(&cache.object(key(5), 100)).unwrap(), content(5, 100));
     assert!(matches!(cache.evict(&key(5)).unwrap(), Eviction::Freed(_)));
     assert_eq!((cache.stats().used, really_used(dir.path())), (0, 0));

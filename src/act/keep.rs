@@ -54,6 +54,7 @@ impl<'a> Files<'a> {
 
 /// Does `work` with some files, where it may wait for the disk.
 async fn with<T: Send + 'static>(
+    tell: &Teller,
     cache: &Cache,
     some: Vec<Work>,
     work: impl Fn(&Cache, &Stored) -> T + Send + 'static,
@@ -67,10 +68,14 @@ async fn with<T: Send + 'static>(
             })
             .collect()
     };
-    // Only a runtime that shuts down, or a fault that was logged, takes it away.
-    tokio::task::spawn_blocking(working)
-        .await
-        .unwrap_or_default()
+    match tokio::task::spawn_blocking(working).await {
+        Ok(done) => done,
+        // A fault of ours, or a runtime that shuts down: these files are not done.
+        Err(error) => {
+            tell.failed("/", error).await;
+            Vec::new()
+        }
+    }
 }
 
 /// What is stored on disk only now is seen afterwards.
@@ -90,7 +95,7 @@ pub(super) async fn check(vfs: &Arc<Vfs>, cache: &Cache, paths: Vec<String>, tel
     flush(cache).await;
     let mut files = Files::new(vfs, paths, tell);
     while let Some(some) = files.next().await {
-        for (item, stored, present) in with(cache, some, present).await {
+        for (item, stored, present) in with(tell, cache, some, present).await {
             tell.found(stored.size);
             tell.passed(stored.size);
             let missing = stored.size.saturating_sub(present);
@@ -113,10 +118,12 @@ pub(super) async fn stats(vfs: &Arc<Vfs>, cache: &Cache, paths: Vec<String>, tel
     let mut files = Files::new(vfs, paths.clone(), tell);
     while let Some(some) = files.next().await {
         let look = |cache: &Cache, stored: &Stored| {
-            let is_pinned = stored.key.is_some_and(|k| cache.is_pinned(&k).unwrap_or(false));
+            let is_pinned = stored
+                .key
+                .is_some_and(|k| cache.is_pinned(&k).unwrap_or(false));
             (present(cache, stored), is_pinned)
         };
-        for (item, stored, (present, is_pinned)) in with(cache, some, look).await {
+        for (item, stored, (present, is_pinned)) in with(tell, cache, some, look).await {
             let outcome = match stored.key {
                 None => Outcome::Local,
                 Some(_) if present >= stored.size => Outcome::Here,
@@ -153,7 +160,7 @@ pub(super) async fn evict(vfs: &Arc<Vfs>, cache: &Cache, paths: Vec<String>, tel
     let mut files = Files::new(vfs, paths, tell);
     while let Some(some) = files.next().await {
         let evict = |cache: &Cache, stored: &Stored| stored.key.map(|key| cache.evict(&key));
-        for (item, stored, done) in with(cache, some, evict).await {
+        for (item, stored, done) in with(tell, cache, some, evict).await {
             tell.found(stored.size);
             let path = item.path.as_str();
             let (outcome, bytes) = match done {
@@ -181,7 +188,7 @@ pub(super) async fn pin(vfs: &Arc<Vfs>, cache: &Cache, paths: Vec<String>, tell:
     let (mut count, capacity) = (0u64, cache.capacity());
     let mut files = Files::new(vfs, paths.clone(), tell);
     while let Some(some) = files.next().await {
-        for (_, stored, is_pinned) in with(cache, some, is_pinned).await {
+        for (_, stored, is_pinned) in with(tell, cache, some, is_pinned).await {
             if stored.key.is_some() && !is_pinned {
                 wanted = wanted.saturating_add(stored.size);
                 count += 1;
@@ -208,7 +215,7 @@ pub(super) async fn pin(vfs: &Arc<Vfs>, cache: &Cache, paths: Vec<String>, tell:
             let pin = |key| cache.pin(&key, stored.size, &stored.url);
             stored.key.map(|key| (pin(key), present(cache, stored)))
         };
-        for (item, stored, done) in with(cache, some, pin).await {
+        for (item, stored, done) in with(tell, cache, some, pin).await {
             tell.found(stored.size);
             let path = item.path.as_str();
             match done {
@@ -224,7 +231,9 @@ pub(super) async fn pin(vfs: &Arc<Vfs>, cache: &Cache, paths: Vec<String>, tell:
 }
 
 fn is_pinned(cache: &Cache, stored: &Stored) -> bool {
-    stored.key.is_some_and(|key| cache.is_pinned(&key).unwrap_or(false))
+    stored
+        .key
+        .is_some_and(|key| cache.is_pinned(&key).unwrap_or(false))
 }
 
 pub(super) async fn unpin(vfs: &Arc<Vfs>, cache: &Cache, paths: Vec<String>, tell: &Arc<Teller>) {
@@ -233,9 +242,12 @@ pub(super) async fn unpin(vfs: &Arc<Vfs>, cache: &Cache, paths: Vec<String>, tel
         // Older versions of it too, which have its note.
         let unpin = |cache: &Cache, stored: &Stored| {
             let key = stored.key?;
-            Some((is_pinned(cache, stored), cache.unpin(Some(&key), &stored.url)))
+            Some((
+                is_pinned(cache, stored),
+                cache.unpin(Some(&key), &stored.url),
+            ))
         };
-        for (item, stored, done) in with(cache, some, unpin).await {
+        for (item, stored, done) in with(tell, cache, some, unpin).await {
             tell.found(stored.size);
             let path = item.path.as_str();
             match done {

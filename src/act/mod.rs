@@ -14,8 +14,8 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::vfs::Vfs;
 
-pub mod pattern;
 mod keep;
+pub mod pattern;
 mod select;
 mod tell;
 mod warm;

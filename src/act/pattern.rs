@@ -1,7 +1,7 @@
 //! Patterns of paths: `*` and `?` stop at slashes, `**` does not, `[a-z]` and `{a,b}` work, `\`
 //! quotes. What is below a directory that matches belongs to it.
 
-use globset::{GlobBuilder, GlobMatcher};
+use globset::{GlobBuilder, GlobSet};
 
 use crate::path::RelPath;
 
@@ -11,9 +11,9 @@ const LONGEST: usize = 4096;
 /// A pattern of paths of a volume.
 #[derive(Debug, Clone)]
 pub struct Pattern {
-    all: GlobMatcher,
+    all: GlobSet,
     /// The components up to the first one that may stand for several.
-    leading: Vec<GlobMatcher>,
+    leading: Vec<GlobSet>,
     /// Whether more components may follow than `leading` has.
     is_deep: bool,
     base: RelPath,
@@ -98,17 +98,15 @@ impl Pattern {
     }
 }
 
-fn compile(text: &str) -> Result<GlobMatcher, String> {
+/// As a set of one: a matcher of its own panics on what is too large for it.
+fn compile(text: &str) -> Result<GlobSet, String> {
     let glob = GlobBuilder::new(text)
         .literal_separator(true)
         .backslash_escape(true)
         .build();
     let glob = glob.map_err(|e| e.kind().to_string())?;
-    // Building the matcher panics on what the regex engine finds too large; a set says so.
-    let mut set = globset::GlobSetBuilder::new();
-    set.add(glob.clone());
-    set.build().map_err(|e| e.kind().to_string())?;
-    Ok(glob.compile_matcher())
+    let set = GlobSet::builder().add(glob).build();
+    set.map_err(|e| e.kind().to_string())
 }
 
 #[cfg(test)]

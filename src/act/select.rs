@@ -172,7 +172,8 @@ impl Search<'_> {
                         for (layer, error) in listing.degraded() {
                             is_something = true;
                             let layer = &namespace.layers()[*layer].name;
-                            let why = format!("layer {layer} cannot say what it has there: {error}");
+                            let why =
+                                format!("layer {layer} cannot say what it has there: {error}");
                             self.tell.failed(&shown(&dir), why).await;
                         }
                         frames.push(Frame {

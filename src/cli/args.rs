@@ -299,11 +299,9 @@ pub struct FilesArgs {
 
 /// `svol warm`.
 #[derive(Debug, Args)]
-#[command(
-    override_usage = "svol warm [OPTIONS] PATH...\n       \
+#[command(override_usage = "svol warm [OPTIONS] PATH...\n       \
                       svol warm [OPTIONS] [--path PATH]... SOURCE[=/path]...\n       \
-                      svol warm [OPTIONS] [--path PATH]... -c FILE"
-)]
+                      svol warm [OPTIONS] [--path PATH]... -c FILE")]
 #[command(after_help = "\
 What is here is not fetched again, so the same command goes on where it was interrupted. Readers of
 the mount come first. Exit status: 0 all of it is here, 3 some of it failed (or, with --check, is

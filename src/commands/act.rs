@@ -16,7 +16,9 @@ use super::status::locate;
 use super::{Failure, look, runtime};
 use crate::act::{self, Action, Count, Event, Outcome, Request, Summary, pattern};
 use crate::app::{View, open_cache_only};
-use crate::cli::args::{CacheDirArgs, EvictArgs, FilesArgs, PinArgs, StatsArgs, UnpinArgs, WarmArgs};
+use crate::cli::args::{
+    CacheDirArgs, EvictArgs, FilesArgs, PinArgs, StatsArgs, UnpinArgs, WarmArgs,
+};
 use crate::cli::{Env, ExitStatus, resolve_cache};
 use crate::control::client;
 use crate::control::registry::Record;
@@ -32,7 +34,11 @@ const FAILURES: usize = 1000;
 const PAGE: u64 = 1024;
 
 /// Fetches files before anybody reads them.
-pub fn warm(args: &WarmArgs, out: &mut dyn Write, err: &mut dyn Write) -> Result<ExitStatus, Failure> {
+pub fn warm(
+    args: &WarmArgs,
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+) -> Result<ExitStatus, Failure> {
     let action = match args.check {
         true => Action::Check,
         false => Action::Warm {
@@ -52,7 +58,11 @@ pub fn evict(
 }
 
 /// Spares files from eviction, or lists those that are.
-pub fn pin(args: &PinArgs, out: &mut dyn Write, err: &mut dyn Write) -> Result<ExitStatus, Failure> {
+pub fn pin(
+    args: &PinArgs,
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+) -> Result<ExitStatus, Failure> {
     match args.list {
         true => list(&args.files, out),
         false => act(Action::Pin, &args.files, out, err),
@@ -77,7 +87,10 @@ pub fn unpin(
             writeln!(out, "{url}: not pinned any more")?;
             done += 1;
         } else {
-            writeln!(err, "svol: {url}: nothing is pinned by that name (see `svol pin --list`)")?;
+            writeln!(
+                err,
+                "svol: {url}: nothing is pinned by that name (see `svol pin --list`)"
+            )?;
             failed += 1;
         }
     }
@@ -122,7 +135,13 @@ fn list(files: &FilesArgs, out: &mut dyn Write) -> Result<ExitStatus, Failure> {
             if files.json {
                 all.push(json!({"url": pin.note, "bytes": pin.size, "cachedBytes": cached}));
             } else {
-                writeln!(out, "{:>11}  {:>11}  {}", size(pin.size), size(cached), pin.note)?;
+                writeln!(
+                    out,
+                    "{:>11}  {:>11}  {}",
+                    size(pin.size),
+                    size(cached),
+                    pin.note
+                )?;
             }
         }
         last = Some(end);
@@ -247,9 +266,8 @@ async fn drive(
 /// Returns what is asked for, volume by volume.
 fn ask(files: &FilesArgs, runtime: &Runtime, show: &mut Show<'_>) -> Result<Vec<Asked>, Failure> {
     let is_url = |place: &std::ffi::OsString| place.to_str().is_some_and(|p| p.contains("://"));
-    let is_view = files.volume.config.is_some()
-        || !files.paths.is_empty()
-        || files.places.iter().any(is_url);
+    let is_view =
+        files.volume.config.is_some() || !files.paths.is_empty() || files.places.iter().any(is_url);
     if is_view {
         let view = look::open(&files.volume, &files.places, runtime)?;
         let paths = match files.paths.is_empty() {

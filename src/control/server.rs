@@ -108,10 +108,7 @@ async fn refresh(
 }
 
 /// Acts on the cache, and tells of it as it goes on: an event a line. Ends when the asker goes.
-async fn act(
-    State(subject): State<Arc<Subject>>,
-    Json(request): Json<act::Request>,
-) -> Body {
+async fn act(State(subject): State<Arc<Subject>>, Json(request): Json<act::Request>) -> Body {
     let mut events = act::start(subject.vfs.clone(), subject.cache.clone(), request);
     let lines = futures::stream::poll_fn(move |context| events.poll_recv(context));
     Body::from_stream(lines.map(|event| {

@@ -81,10 +81,7 @@ impl Vfs {
         turns: &Semaphore,
         came: impl Fn(u64) + Sync,
     ) -> Result<Brought> {
-        let (dir, name) = path
-            .parent()
-            .zip(path.file_name())
-            .ok_or(Error::IsDir)?;
+        let (dir, name) = path.parent().zip(path.file_name()).ok_or(Error::IsDir)?;
         // It may be replaced between its lookup and its opening, as any opener may find.
         for last in [false, true] {
             let looked = self.lookup_in(&dir, &name).await?;

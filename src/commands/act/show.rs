@@ -62,11 +62,7 @@ impl<'a> Show<'a> {
         beside(bar, || writeln!(err, "svol: {path}{colon}{why}"))
     }
 
-    pub(super) fn take(
-        &mut self,
-        event: Event,
-        shown: impl Fn(&str) -> String,
-    ) -> io::Result<()> {
+    pub(super) fn take(&mut self, event: Event, shown: impl Fn(&str) -> String) -> io::Result<()> {
         match event {
             Event::Progress { summary, done } => {
                 if let Some(bar) = &self.bar {
@@ -125,9 +121,17 @@ impl<'a> Show<'a> {
         let bytes = summary.bytes - summary.of(Outcome::Local).bytes.min(summary.bytes);
         let percent = match bytes {
             0 => "-".to_owned(),
-            _ => format!("{:.0} %", summary.cached_bytes as f64 * 100.0 / bytes as f64),
+            _ => format!(
+                "{:.0} %",
+                summary.cached_bytes as f64 * 100.0 / bytes as f64
+            ),
         };
-        writeln!(self.out, "  Files   {}, {}", summary.files, size(summary.bytes))?;
+        writeln!(
+            self.out,
+            "  Files   {}, {}",
+            summary.files,
+            size(summary.bytes)
+        )?;
         writeln!(
             self.out,
             "  Cached  {} ({percent}): {} whole, {} in part, {} not at all",
@@ -146,7 +150,12 @@ impl<'a> Show<'a> {
             )?;
         }
         let pinned = summary.pinned;
-        writeln!(self.out, "  Pinned  {}, {}", pinned.files, size(pinned.bytes))
+        writeln!(
+            self.out,
+            "  Pinned  {}, {}",
+            pinned.files,
+            size(pinned.bytes)
+        )
     }
 
     fn add_up(&mut self) {
