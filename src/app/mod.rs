@@ -219,7 +219,8 @@ fn open_layer(
     let options = GuardOptions {
         deadline: spec.timeout(),
         bandwidth: shared.bandwidth.clone(),
-        concurrency: shared.operations,
+        concurrency: sources::concurrency(&spec.source)
+            .map_or(shared.operations, |most| most.min(shared.operations)),
     };
     let guard = Guarded::new(source, name.clone(), options);
     let policy = Policy {

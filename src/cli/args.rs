@@ -45,6 +45,8 @@ pub enum Command {
     Status(StatusArgs),
     /// Check volume files without mounting them
     Validate(ValidateArgs),
+    /// Turn SharedVolume objects into volume files
+    Convert(ConvertArgs),
     /// Tell where a file of a mount comes from
     Explain(ExplainArgs),
     /// Look for changes now
@@ -92,6 +94,10 @@ pub struct VolumeArgs {
     /// The volume file, instead of sources [variable: SVOL_CONFIG]
     #[arg(short, long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Where a SharedVolume's Secrets are mounted, as NAMESPACE/NAME/KEY or NAME/KEY [variable:
+    /// SVOL_SECRETS_DIR] [default: /run/secrets/svol]
+    #[arg(long, value_name = "DIR")]
+    pub secrets_dir: Option<PathBuf>,
     /// The cache's directory [variable: SVOL_CACHE_DIR] [default: ~/.cache/svol, for root
     /// /var/cache/svol]
     #[arg(long, value_name = "DIR")]
@@ -248,9 +254,37 @@ Examples:
   svol validate volume.yaml
   svol validate volumes/*.yaml")]
 pub struct ValidateArgs {
-    /// The volume files
+    /// Where a SharedVolume's Secrets are mounted, as NAMESPACE/NAME/KEY or NAME/KEY [variable:
+    /// SVOL_SECRETS_DIR] [default: /run/secrets/svol]
+    #[arg(long, value_name = "DIR")]
+    pub secrets_dir: Option<PathBuf>,
+    /// The volume files, or files with one SharedVolume
     #[arg(value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
+}
+
+/// `svol convert`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Prints the volume file, and on the standard error what has no equivalent (then the exit status is 3)
+and what is left to decide. A secret is never written: the volume file names the file to put it into.
+
+Examples:
+  svol convert sharedvolume.yaml -o volume.yaml
+  svol convert sharedvolumes.yaml -o volumes/
+  kubectl get sharedvolumes -A -o yaml | svol convert - -o volumes/")]
+pub struct ConvertArgs {
+    /// Where to write it; with several volumes a directory, which gets a file for each. What is
+    /// there is not overwritten
+    #[arg(short, long, value_name = "OUT")]
+    pub output: Option<PathBuf>,
+    /// The directory that the volume file takes Secrets from, as NAMESPACE/NAME/KEY or NAME/KEY
+    /// [variable: SVOL_SECRETS_DIR] [default: /run/secrets/svol]
+    #[arg(long, value_name = "DIR")]
+    pub secrets_dir: Option<PathBuf>,
+    /// The file with SharedVolume and ClusterSharedVolume objects; - for the standard input
+    #[arg(value_name = "FILE", required = true)]
+    pub file: PathBuf,
 }
 
 /// `svol explain`.

@@ -16,7 +16,9 @@ pub mod settings;
 pub use args::{Cli, Command};
 pub use env::Env;
 pub use exit::ExitStatus;
-pub use resolve::{Quiet, resolve_cache, resolve_log, resolve_mount, resolve_view};
+pub use resolve::{
+    Quiet, resolve_cache, resolve_log, resolve_mount, resolve_secrets_dir, resolve_view,
+};
 pub use settings::{CacheSettings, LogFormat, LogSettings, MountSettings, VolumeSettings};
 
 #[cfg(test)]

@@ -3,20 +3,35 @@
 use std::io::{self, Write};
 
 use super::args::ValidateArgs;
+use super::env::Env;
 use super::exit::ExitStatus;
-use crate::config::Volume;
+use super::resolve::resolve_secrets_dir;
+use crate::config::{Loaded, Volume};
 
 /// Checks each file: `FILE: ok` to `out`, or what is wrong with it to `err`. Usage if any is
 /// wrong. Fails where `out` or `err` cannot be written.
 pub fn validate(
     args: &ValidateArgs,
+    env: &Env,
     out: &mut dyn Write,
     err: &mut dyn Write,
 ) -> io::Result<ExitStatus> {
     let mut status = ExitStatus::Done;
+    let secrets = match resolve_secrets_dir(&args.secrets_dir, env) {
+        Ok(secrets) => secrets,
+        Err(error) => {
+            writeln!(err, "{error}")?;
+            return Ok(ExitStatus::Usage);
+        }
+    };
     for file in &args.files {
-        match Volume::load(file) {
-            Ok(_) => writeln!(out, "{}: ok", file.display())?,
+        match Loaded::read(&env.directory.join(file), file, &secrets) {
+            Ok(loaded) => {
+                for note in loaded.notes {
+                    writeln!(err, "{note}")?;
+                }
+                writeln!(out, "{}: ok", file.display())?;
+            }
             Err(error) => {
                 writeln!(err, "{error}")?;
                 status = ExitStatus::Usage;

@@ -15,8 +15,8 @@ use super::env::Env;
 use super::mount_options::MountOptions;
 use super::settings::{CacheSettings, LogFormat, LogSettings, MountSettings, VolumeSettings};
 use crate::config::{
-    CacheSize, ConfigError, HttpUrl, Label, Layer, NameError, Place, Problem, Source, Volume,
-    source_arg,
+    CacheSize, ConfigError, HttpUrl, Label, Layer, Loaded, NameError, Note, Place, Problem, Source,
+    Volume, load::DEFAULT_SECRETS_DIR, source_arg,
 };
 
 /// What a command logs where nobody says otherwise.
@@ -40,6 +40,7 @@ pub fn resolve_mount(
         env,
         options,
         problems,
+        notes: Vec::new(),
     };
 
     // clap sees to it that there is at least one.
@@ -99,6 +100,13 @@ pub fn resolve_cache(args: &CacheDirArgs, env: &Env) -> Result<CacheSettings, Co
     merge.finish(cache)
 }
 
+/// Returns the directory of mounted Secrets, absolute.
+pub fn resolve_secrets_dir(flag: &Option<PathBuf>, env: &Env) -> Result<PathBuf, ConfigError> {
+    let mut merge = Merge::new(env);
+    let dir = merge.secrets_dir(flag.clone());
+    merge.finish(Some(dir))
+}
+
 /// Returns what a command logs.
 pub fn resolve_log(args: &LogArgs, quiet: Quiet, env: &Env) -> Result<LogSettings, ConfigError> {
     let mut merge = Merge::new(env);
@@ -116,6 +124,7 @@ struct Merge<'a> {
     env: &'a Env,
     options: MountOptions,
     problems: Vec<Problem>,
+    notes: Vec<Note>,
 }
 
 impl<'a> Merge<'a> {
@@ -124,6 +133,7 @@ impl<'a> Merge<'a> {
             env,
             options: MountOptions::default(),
             problems: Vec::new(),
+            notes: Vec::new(),
         }
     }
 
@@ -262,6 +272,7 @@ impl<'a> Merge<'a> {
         Some(VolumeSettings {
             volume,
             config_file,
+            notes: std::mem::take(&mut self.notes),
             cache: cache?,
             bwlimit,
             memory,
@@ -292,8 +303,12 @@ impl<'a> Merge<'a> {
                 return (None, None);
             };
             let absolute = self.absolute(&file);
-            return match Volume::load_as(&absolute, &file) {
-                Ok(volume) => (Some(volume), Some(absolute)),
+            let secrets = self.secrets_dir(args.secrets_dir.clone());
+            return match Loaded::read(&absolute, &file, &secrets) {
+                Ok(loaded) => {
+                    self.notes = loaded.notes;
+                    (Some(loaded.volume), Some(absolute))
+                }
                 Err(error) => {
                     self.problems.extend(error.problems().iter().cloned());
                     (None, None)
@@ -306,6 +321,11 @@ impl<'a> Merge<'a> {
             .filter_map(|(at, text)| self.source(at, text))
             .collect();
         (Some(Volume::new(name, layers)), None)
+    }
+
+    fn secrets_dir(&mut self, flag: Option<PathBuf>) -> PathBuf {
+        self.path("secrets-dir", flag)
+            .unwrap_or_else(|| DEFAULT_SECRETS_DIR.into())
     }
 
     fn source(&mut self, at: usize, argument: &OsString) -> Option<Layer> {

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use crate::config::{ByteRate, ByteSize, CacheSize, Umask, Volume};
+use crate::config::{ByteRate, ByteSize, CacheSize, Note, Umask, Volume};
 
 /// What every command that looks into a volume needs.
 #[derive(Debug, Clone, PartialEq)]
@@ -14,6 +14,8 @@ pub struct VolumeSettings {
     pub volume: Volume,
     /// The volume file, absolute, where there was one; what a reload reads again.
     pub config_file: Option<PathBuf>,
+    /// What there is to say of the volume file, where it is a document of the original.
+    pub notes: Vec<Note>,
     /// The cache on disk.
     pub cache: CacheSettings,
     /// The most that is fetched from all sources together; nothing for no limit.

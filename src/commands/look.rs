@@ -3,7 +3,9 @@
 use std::io::{IsTerminal, Write};
 use std::sync::Arc;
 
-use super::{Failure, runtime};
+use tracing::warn;
+
+use super::{Failure, decisions, runtime};
 use crate::app::View;
 use crate::cli::args::{CatArgs, LsArgs, VolumeArgs};
 use crate::cli::printable::printable;
@@ -24,6 +26,9 @@ pub(super) fn open(
     runtime: &tokio::runtime::Runtime,
 ) -> Result<View, Failure> {
     let settings = resolve_view(args, sources, &Env::of_process()?)?;
+    for note in decisions(&settings) {
+        warn!("{note}");
+    }
     let owner = Owner {
         uid: rustix::process::geteuid().as_raw(),
         gid: rustix::process::getegid().as_raw(),

@@ -4,10 +4,12 @@ use std::fmt::Display;
 
 use tokio::runtime::Runtime;
 
-use crate::cli::ExitStatus;
+use crate::cli::{ExitStatus, VolumeSettings};
+use crate::config::{Note, NoteKind};
 
 pub mod act;
 pub mod cache;
+pub mod convert;
 pub mod look;
 pub mod mount;
 pub mod status;
@@ -74,6 +76,12 @@ impl From<std::io::Error> for Failure {
         }
         Failure::failed(error)
     }
+}
+
+/// What the user of a document of the original has to see to before it is as it should be.
+fn decisions(settings: &VolumeSettings) -> impl Iterator<Item = &Note> {
+    let notes = settings.notes.iter();
+    notes.filter(|note| note.kind == NoteKind::Decide)
 }
 
 /// Returns the runtime that a command works on.

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::{Failure, runtime};
+use super::{Failure, decisions, runtime};
+use tracing::warn;
+
 use crate::app;
 use crate::cli::args::{LogArgs, MountArgs, UnmountArgs};
 use crate::cli::{Env, ExitStatus, MountSettings, resolve_mount};
@@ -23,6 +25,9 @@ pub fn mount(args: &MountArgs, log: &LogArgs) -> Result<ExitStatus, Failure> {
     app::prepare(&settings)?;
     let background = std::env::var_os(BACKGROUND).is_some();
     if !settings.foreground && !background {
+        for note in decisions(&settings.view) {
+            eprintln!("svol: {note}");
+        }
         return start_background();
     }
     if background {
@@ -35,6 +40,9 @@ pub fn mount(args: &MountArgs, log: &LogArgs) -> Result<ExitStatus, Failure> {
     }
     // Errors up to the moment it serves come out on the terminal, whatever is logged where.
     crate::logging::init(&settings.log).map_err(Failure::usage)?;
+    for note in decisions(&settings.view) {
+        warn!("{note}");
+    }
     serve(&settings, background)?;
     Ok(ExitStatus::Done)
 }

@@ -64,7 +64,8 @@ impl fmt::Display for DecodeError {
                     .map(|field| (strsim::damerau_levenshtein(field, name), field))
                     .filter(|(distance, field)| *distance <= field.len().div_ceil(3))
                     .min();
-                match (other_name(name).filter(|other| known.contains(other)), near) {
+                let other = other_names(name).iter().find(|other| known.contains(other));
+                match (other, near) {
                     (Some(other), _) => write!(f, "; write `{other}`")?,
                     (None, Some((_, field))) => write!(f, "; did you mean `{field}`?")?,
                     (None, None) => {}
@@ -79,23 +80,26 @@ impl fmt::Display for DecodeError {
     }
 }
 
-/// Returns what a field that other tools know under `name` is called here.
-fn other_name(name: &str) -> Option<&'static str> {
-    Some(match name {
-        "endpoint" | "endpointURL" => "endpointUrl",
-        "anonymous" | "skipSignature" => "noSignRequest",
-        "bucketName" => "bucket",
-        "forcePathStyle" | "virtualHost" => "pathStyle",
-        "requestPayer" => "requesterPays",
+/// Returns what a field that other tools know under `name` may be called here.
+fn other_names(name: &str) -> &'static [&'static str] {
+    match name {
+        "endpoint" | "endpointURL" => &["endpointUrl"],
+        "anonymous" | "skipSignature" => &["noSignRequest"],
+        "bucketName" => &["bucket"],
+        "bucket" => &["bucketName"],
+        "forcePathStyle" | "virtualHost" => &["pathStyle"],
+        "requestPayer" => &["requesterPays"],
         "accessKeyId" | "secretAccessKey" | "sessionToken" | "accessKey" | "secretKey" => {
-            "credentials"
+            &["credentials"]
         }
-        "username" | "user" | "password" | "token" | "bearer" | "basic" => "auth",
-        "mountPath" | "target" => "path",
-        "syncInterval" | "interval" => "refresh",
-        "directory" => "dir",
-        _ => return None,
-    })
+        "username" => &["auth", "user"],
+        "user" | "password" | "token" | "bearer" | "basic" => &["auth", "password"],
+        "secretRef" => &["passwordFromSecret"],
+        "mountPath" | "target" => &["path"],
+        "syncInterval" | "interval" => &["refresh"],
+        "directory" => &["dir"],
+        _ => &[],
+    }
 }
 
 impl std::error::Error for DecodeError {}

@@ -7,8 +7,11 @@
 mod decode;
 pub mod error;
 pub mod host;
+pub mod load;
 pub mod names;
 mod node;
+pub mod note;
+pub(crate) mod original;
 pub mod secret;
 pub mod source;
 pub mod source_arg;
@@ -18,7 +21,9 @@ pub mod volume;
 
 pub use error::{ConfigError, Place, Problem};
 pub use host::{ContainerName, GitRef, GitUrl, HostName, RemotePath, UserName};
+pub use load::Loaded;
 pub use names::{BucketName, GlobPattern, GraftPath, HttpUrl, Label, NameError};
+pub use note::{Note, NoteKind};
 pub use secret::{Secret, SecretError, SecretRef};
 pub use source::{
     AzureClientSecret, AzureCredentials, AzureSource, BasicAuth, BearerAuth, ClientCertificate,

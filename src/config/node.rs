@@ -82,6 +82,23 @@ impl Node {
             })
     }
 
+    /// Returns the fields of a map; of anything else none.
+    pub(super) fn entries(&self) -> &[Entry] {
+        match &self.value {
+            Value::Map(entries) => entries,
+            _ => &[],
+        }
+    }
+
+    /// Returns the text of the field `name`, where it is there and text.
+    pub(super) fn text(&self, name: &str) -> Option<&str> {
+        let entry = self.entries().iter().find(|entry| entry.key == name)?;
+        match &entry.node.value {
+            Value::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
     /// Returns the node at `path`, where there is one, to set it aside.
     pub(super) fn get_mut(&mut self, path: &[Step]) -> Option<&mut Node> {
         path.iter()
@@ -102,7 +119,22 @@ const MAX_REPEATED: usize = 20_000;
 /// Parses the one YAML document in `text`. The error has the place and a message that repeats no
 /// value.
 pub(super) fn parse(text: &str) -> Result<Node, (Position, String)> {
-    let options = serde_saphyr::options! {
+    match serde_saphyr::from_str_with_options::<Spanned<Value>>(text, options()) {
+        Ok(spanned) => Ok(spanned.into()),
+        Err(error) => Err(located(&error)),
+    }
+}
+
+/// Parses all YAML documents in `text`, without those that are empty.
+pub(super) fn parse_all(text: &str) -> Result<Vec<Node>, (Position, String)> {
+    match serde_saphyr::from_multiple_with_options::<Spanned<Value>>(text, options()) {
+        Ok(all) => Ok(all.into_iter().map(Node::from).collect()),
+        Err(error) => Err(located(&error)),
+    }
+}
+
+fn options() -> serde_saphyr::Options {
+    serde_saphyr::options! {
         budget: serde_saphyr::budget! {
             max_depth: MAX_DEPTH,
         },
@@ -115,22 +147,20 @@ pub(super) fn parse(text: &str) -> Result<Node, (Position, String)> {
         underscored_numbers_as_strings: true,
         strict_booleans: true,
         with_snippet: false,
-    };
-    match serde_saphyr::from_str_with_options::<Spanned<Value>>(text, options) {
-        Ok(spanned) => Ok(spanned.into()),
-        Err(error) => {
-            let at = error
-                .location()
-                .map_or(Position { line: 1, column: 1 }, |location| {
-                    // A place that the parser does not know is the beginning.
-                    Position {
-                        line: location.line().max(1),
-                        column: location.column().max(1),
-                    }
-                });
-            Err((at, explain(&error)))
-        }
     }
+}
+
+fn located(error: &serde_saphyr::Error) -> (Position, String) {
+    let at = error
+        .location()
+        .map_or(Position { line: 1, column: 1 }, |location| {
+            // A place that the parser does not know is the beginning.
+            Position {
+                line: location.line().max(1),
+                column: location.column().max(1),
+            }
+        });
+    (at, explain(error))
 }
 
 /// Says what is wrong with the YAML itself.

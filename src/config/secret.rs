@@ -24,6 +24,10 @@ pub enum SecretRef {
     /// A file, whose content without a final line break is the secret. Read anew each time that
     /// the secret is needed, so that a rotated secret needs no restart.
     FromFile(PathBuf),
+    /// The secret itself, out of a document of another format that held it. It is nowhere but in
+    /// memory: a volume with it cannot be written.
+    #[serde(skip_serializing)]
+    Given(Secret),
 }
 
 /// A secret's text. It prints as `[secret]`.
@@ -31,6 +35,10 @@ pub enum SecretRef {
 pub struct Secret(String);
 
 impl Secret {
+    pub(crate) fn new(text: String) -> Self {
+        Self(text)
+    }
+
     /// Returns the secret itself, for the one place that sends it.
     pub fn expose(&self) -> &str {
         &self.0
@@ -76,6 +84,7 @@ impl SecretRef {
                 _ => Err(SecretError::NoVariable(name.clone())),
             },
             Self::FromFile(path) => read_file(path),
+            Self::Given(secret) => Ok(secret.clone()),
         }
     }
 
@@ -251,6 +260,12 @@ mod tests {
 
     #[test]
     fn a_secret_does_not_print() {
-        assert_eq!(format!("{:?}", Secret("hunter2".into())), "[secret]");
+        let secret = Secret("hunter2".into());
+        assert_eq!(format!("{secret:?}"), "[secret]");
+        let given = SecretRef::Given(secret);
+        assert_eq!(format!("{given:?}"), "Given([secret])");
+        assert_eq!(given.read().unwrap().expose(), "hunter2");
+        let why = serde_json::to_string(&given).unwrap_err().to_string();
+        assert!(!why.contains("hunter2"), "{why}");
     }
 }

@@ -522,7 +522,8 @@ fn many_problems_are_cut_and_none_steers_the_terminal() {
 fn files_that_cannot_be_read() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("v.yaml");
-    let why = || Volume::load(&path).unwrap_err().to_string();
+    let load = |path: &Path| Loaded::read(path, path, Path::new("/s"));
+    let why = || load(&path).unwrap_err().to_string();
     assert!(
         why().contains("v.yaml: cannot read the volume file"),
         "{}",
@@ -532,9 +533,9 @@ fn files_that_cannot_be_read() {
     assert!(why().contains("not UTF-8"), "{}", why());
     std::fs::write(&path, " ".repeat(2 << 20)).unwrap();
     assert!(why().contains("too large"), "{}", why());
-    assert!(Volume::load(dir.path()).is_err());
+    assert!(load(dir.path()).is_err());
     std::fs::write(&path, EVERYTHING).unwrap();
-    let volume = Volume::load(&path).unwrap();
+    let volume = load(&path).unwrap().volume;
     assert_eq!(volume.spec.cache.dir.unwrap(), dir.path().join("cache"));
 }
 

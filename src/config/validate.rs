@@ -5,14 +5,14 @@
 //! search, since all else would be noise; the others are collected.
 
 use std::collections::HashMap;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use super::decode::{DecodeErrorKind, NodeDecoder};
 use super::error::{ConfigError, Place, Problem};
-use super::node::{self, MAX_FILE, Node, Position, Step, Value};
+use super::node::{self, Node, Position, Step, Value};
 use super::source::Source;
 use super::volume::{ApiVersion, Kind, SOURCE_KINDS, Volume, wrong_sources};
 
@@ -20,63 +20,19 @@ use super::volume::{ApiVersion, Kind, SOURCE_KINDS, Volume, wrong_sources};
 const MAX_PROBLEMS: usize = 20;
 
 impl Volume {
-    /// Reads and checks the volume file at `path`. File names in it are relative to its
-    /// directory, and absolute in what is returned. Blocks on the disk.
-    pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let absolute = std::path::absolute(path).map_err(|error| {
-            whole(
-                path,
-                format!("cannot tell which directory it is in: {error}"),
-            )
-        })?;
-        Self::load_as(&absolute, path)
-    }
-
-    /// The same for a file whose absolute path is known, which messages call `shown`.
-    pub(crate) fn load_as(absolute: &Path, shown: &Path) -> Result<Self, ConfigError> {
-        let mut bytes = Vec::new();
-        std::fs::File::open(absolute)
-            .and_then(|file| file.take(MAX_FILE as u64 + 1).read_to_end(&mut bytes))
-            .map_err(|error| whole(shown, format!("cannot read the volume file: {error}")))?;
-        if bytes.len() > MAX_FILE {
-            return Err(whole(shown, "too large for a volume file (1 MiB at most)"));
-        }
-        let text = String::from_utf8(bytes)
-            .map_err(|_| whole(shown, "not UTF-8 text; write the volume file in UTF-8"))?;
-        let mut volume = Self::parse(&text, shown)?;
-        volume.resolve_paths(absolute.parent().unwrap_or(Path::new("/")));
-        Ok(volume)
-    }
-
     /// Parses and checks the text of a volume file; `path` is only for messages. File names stay
     /// as they are.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        let mut checker = Checker {
-            path: path.into(),
-            problems: Vec::new(),
-        };
+        let mut checker = Checker::new(path, &[]);
         let volume = checker.check(text);
-        checker
-            .problems
-            .sort_by_key(|problem| match &problem.place {
-                Place::File { line, column, .. } => (*line, *column),
-                _ => (0, 0),
-            });
-        ConfigError::unless_empty(checker.problems)?;
+        checker.finish()?;
         // Without a volume there was a problem; were there none, the file is as good as empty.
-        volume.ok_or_else(|| {
-            let place = Place::File {
-                path: path.into(),
-                line: 0,
-                column: 0,
-            };
-            ConfigError::new(place, "holds no volume")
-        })
+        volume.ok_or_else(|| whole(path, "holds no volume"))
     }
 }
 
 /// An error of the file as a whole.
-fn whole(path: &Path, what: impl Into<String>) -> ConfigError {
+pub(super) fn whole(path: &Path, what: impl Into<String>) -> ConfigError {
     ConfigError::new(
         Place::File {
             path: path.into(),
@@ -87,22 +43,47 @@ fn whole(path: &Path, what: impl Into<String>) -> ConfigError {
     )
 }
 
-struct Checker {
+/// Collects what is wrong with a document.
+pub(super) struct Checker {
     path: PathBuf,
+    /// The way to the document's root, where it is a part of a larger one.
+    prefix: Vec<Step>,
     problems: Vec<Problem>,
 }
 
 impl Checker {
-    fn report(&mut self, at: Position, path: &[Step], what: impl Into<String>) {
-        self.problems.push(Problem {
+    pub(super) fn new(path: &Path, prefix: &[Step]) -> Self {
+        Self {
+            path: path.into(),
+            prefix: prefix.to_vec(),
+            problems: Vec::new(),
+        }
+    }
+
+    /// Returns what was reported, in the order of the document, as an error if there was any.
+    pub(super) fn finish(mut self) -> Result<(), ConfigError> {
+        self.problems.sort_by_key(|problem| match &problem.place {
+            Place::File { line, column, .. } => (*line, *column),
+            _ => (0, 0),
+        });
+        ConfigError::unless_empty(self.problems)
+    }
+
+    pub(super) fn problem(&self, at: Position, path: &[Step], what: impl Into<String>) -> Problem {
+        Problem {
             place: Place::File {
                 path: self.path.clone(),
                 line: at.line,
                 column: at.column,
             },
-            field: node::field(path),
+            field: node::field(&[&self.prefix, path].concat()),
             what: what.into(),
-        });
+        }
+    }
+
+    pub(super) fn report(&mut self, at: Position, path: &[Step], what: impl Into<String>) {
+        let problem = self.problem(at, path, what);
+        self.problems.push(problem);
     }
 
     fn check(&mut self, text: &str) -> Option<Volume> {
@@ -123,7 +104,7 @@ impl Checker {
             return None;
         }
         self.check_sources(&mut root);
-        let volume = self.decode(&mut root)?;
+        let volume: Volume = self.decode(&mut root)?;
         self.check_together(&volume, &root);
         Some(volume)
     }
@@ -171,10 +152,10 @@ impl Checker {
 
     /// Decodes the document again and again, each time without what was found wrong before, until
     /// all that is left is right.
-    fn decode(&mut self, root: &mut Node) -> Option<Volume> {
+    pub(super) fn decode<T: DeserializeOwned>(&mut self, root: &mut Node) -> Option<T> {
         while self.problems.len() < MAX_PROBLEMS {
-            let error = match Volume::deserialize(NodeDecoder(root)) {
-                Ok(volume) => return Some(volume),
+            let error = match T::deserialize(NodeDecoder(root)) {
+                Ok(document) => return Some(document),
                 Err(error) => error,
             };
             let path: Vec<Step> = error.path.iter().rev().cloned().collect();

@@ -15,6 +15,8 @@ use crate::path::{BadName, RelPath};
 
 mod confidence;
 mod error;
+#[cfg(feature = "ftp")]
+pub mod ftp;
 #[cfg(feature = "failpoints")]
 pub(crate) mod fuzzing;
 pub mod guard;
@@ -26,12 +28,14 @@ pub(crate) mod progress;
 pub mod s3;
 mod secret;
 pub mod sweep;
+mod transport;
 mod wire;
 
 pub use error::{Error, ErrorKind, Result};
 pub use listing::{ListingBuilder, PackedListing};
 pub use secret::Secret;
 pub use sweep::Recursive;
+pub use transport::{ClientCertificate, ProxySettings, TlsSettings};
 
 /// One remote place: a bucket prefix, an HTTP tree, a local directory.
 ///

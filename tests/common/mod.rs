@@ -6,10 +6,15 @@
 pub mod chaos;
 pub mod disk;
 pub mod faults;
+#[cfg(feature = "ftp")]
+pub mod ftp;
+#[cfg(feature = "ftp")]
+pub mod ftp_script;
 pub mod mapping;
 pub mod mount;
 pub mod nobody;
 pub mod process;
+pub mod proxy;
 pub mod s3;
 pub mod scripted;
 pub mod store;

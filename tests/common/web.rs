@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use svol::source::ClientCertificate;
 use svol::source::http::HttpSettings;
 use url::Url;
 
@@ -23,6 +24,8 @@ pub struct TestNginx {
     pub url: String,
     /// The same over TLS, by a certificate that only [`TestNginx::ca`] vouches for.
     pub https: String,
+    /// The same as `html`, for those who show the certificate [`TestNginx::client`].
+    pub mutual: String,
     /// The directory that it serves.
     pub root: PathBuf,
     server: Server,
@@ -41,12 +44,18 @@ impl TestNginx {
 
     fn try_start() -> Option<TestNginx> {
         let dir = server_dir("nginx");
-        let [port, tls_port] = free_ports();
+        let [port, tls_port, mutual_port] = free_ports();
         let root = dir.join("root");
         std::fs::create_dir(&root).unwrap();
         std::fs::write(dir.join("users"), format!("{USER}:{{PLAIN}}{PASSWORD}\n")).unwrap();
-        std::fs::write(dir.join("nginx.conf"), config(&dir, port, tls_port)).unwrap();
-        certificate(&dir);
+        std::fs::write(
+            dir.join("nginx.conf"),
+            config(&dir, [port, tls_port, mutual_port]),
+        )
+        .unwrap();
+        for name in ["cert", "client", "stranger"] {
+            certificate(&dir, name);
+        }
         let mut command = Command::new(program("nginx"));
         command.arg("-e").arg(dir.join("errors"));
         command.arg("-c").arg(dir.join("nginx.conf"));
@@ -59,6 +68,7 @@ impl TestNginx {
         Some(TestNginx {
             url: format!("http://127.0.0.1:{port}"),
             https: format!("https://127.0.0.1:{tls_port}"),
+            mutual: format!("https://127.0.0.1:{mutual_port}"),
             root,
             server,
         })
@@ -76,6 +86,23 @@ impl TestNginx {
         wait_until("nginx again", || listens(port));
     }
 
+    /// Returns the certificate that `mutual` wants to see.
+    pub fn client(&self) -> ClientCertificate {
+        self.certificate("client")
+    }
+
+    /// Returns a certificate that it does not trust.
+    pub fn stranger(&self) -> ClientCertificate {
+        self.certificate("stranger")
+    }
+
+    fn certificate(&self, name: &str) -> ClientCertificate {
+        ClientCertificate {
+            certificate: self.server.dir().join(format!("{name}.pem")),
+            key: self.server.dir().join(format!("{name}-key.pem")),
+        }
+    }
+
     /// Stops the server; connections are then refused.
     pub fn stop(&self) {
         self.server.stop();
@@ -87,8 +114,9 @@ impl TestNginx {
     }
 }
 
-/// Makes a certificate for 127.0.0.1 that signs itself.
-fn certificate(dir: &Path) {
+/// Makes a certificate for 127.0.0.1 and `files.test` that signs itself: `NAME.pem` and
+/// `NAME-key.pem`.
+pub fn certificate(dir: &Path, name: &str) {
     let made = Command::new(program("openssl"))
         .current_dir(dir)
         .args([
@@ -101,20 +129,20 @@ fn certificate(dir: &Path) {
         ])
         .args(["-nodes", "-days", "2", "-subj", "/CN=test", "-addext"])
         .args([
-            "subjectAltName=IP:127.0.0.1",
+            "subjectAltName=IP:127.0.0.1,DNS:files.test",
             "-addext",
             "basicConstraints=critical,CA:FALSE",
             "-keyout",
-            "key.pem",
+            &format!("{name}-key.pem"),
             "-out",
-            "cert.pem",
+            &format!("{name}.pem"),
         ])
         .output()
         .unwrap();
     assert!(made.status.success(), "openssl: {made:?}");
 }
 
-fn config(dir: &Path, port: u16, tls_port: u16) -> String {
+fn config(dir: &Path, [port, tls_port, mutual_port]: [u16; 3]) -> String {
     let dir = dir.display();
     // As root, nginx would serve as a user who cannot read our directories.
     let user = match rustix::process::getuid().is_root() {
@@ -141,7 +169,7 @@ http {{
         listen 127.0.0.1:{port};
         listen 127.0.0.1:{tls_port} ssl;
         ssl_certificate {dir}/cert.pem;
-        ssl_certificate_key {dir}/key.pem;
+        ssl_certificate_key {dir}/cert-key.pem;
         location /html/ {{ alias {dir}/root/; autoindex on; }}
         # Without a page of its own for a directory that has an index.html, as real trees do.
         location /json/ {{
@@ -163,6 +191,14 @@ http {{
             default_type text/html;
             return 200 "<html><body>We will be <a href=back.html>back</a> soon.</body></html>";
         }}
+    }}
+    server {{
+        listen 127.0.0.1:{mutual_port} ssl;
+        ssl_certificate {dir}/cert.pem;
+        ssl_certificate_key {dir}/cert-key.pem;
+        ssl_client_certificate {dir}/client.pem;
+        ssl_verify_client on;
+        location / {{ alias {dir}/root/; autoindex on; }}
     }}
 }}
 "#

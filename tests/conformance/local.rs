@@ -1,5 +1,6 @@
 //! A directory of this machine.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -10,13 +11,13 @@ use crate::suite::*;
 
 suite!(local, Local::new(false), Local::new(true));
 
-struct Local {
+pub struct Local {
     dir: tempfile::TempDir,
     disk: OnDisk,
 }
 
 impl Local {
-    async fn new(_: bool) -> Local {
+    pub async fn new(_: bool) -> Local {
         let dir = tempfile::tempdir().unwrap();
         let disk = OnDisk::new(&dir.path().join("root"));
         Local { dir, disk }
@@ -33,6 +34,9 @@ impl World for Local {
     }
     async fn delete(&self, path: &str) {
         std::fs::remove_file(self.disk.root.join(path)).unwrap();
+    }
+    fn grafted(&self, _: Option<SocketAddr>) -> Grafted {
+        Grafted::new(format!("local: {{path: '{}'}}", self.disk.root.display()))
     }
     async fn stop(&self) {
         std::fs::rename(&self.disk.root, self.dir.path().join("gone")).unwrap();

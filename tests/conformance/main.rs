@@ -12,6 +12,20 @@ mod common;
 #[macro_use]
 mod suite;
 
+#[cfg(all(
+    feature = "azure",
+    feature = "ftp",
+    feature = "gcs",
+    feature = "git",
+    feature = "sftp",
+    feature = "webdav"
+))]
+mod every;
+#[cfg(feature = "ftp")]
+mod ftp;
+#[cfg(feature = "ftp")]
+mod ftp_lies;
 mod local;
 mod s3;
+mod transport;
 mod web;

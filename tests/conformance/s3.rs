@@ -1,5 +1,6 @@
 //! S3, on SeaweedFS.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -13,7 +14,7 @@ use crate::suite::*;
 
 suite!(s3_bucket, InBucket::new(false), InBucket::new(true));
 
-struct InBucket {
+pub struct InBucket {
     server: TestS3Ref,
     bucket: String,
 }
@@ -25,7 +26,7 @@ enum TestS3Ref {
 }
 
 impl InBucket {
-    async fn new(own: bool) -> InBucket {
+    pub async fn new(own: bool) -> InBucket {
         let server = match own {
             true => TestS3Ref::Own(Box::new(blocking(TestS3::start).await)),
             false => TestS3Ref::Shared(blocking(TestS3::shared).await),
@@ -70,6 +71,20 @@ impl World for InBucket {
     async fn delete(&self, path: &str) {
         let key = format!("root/{path}");
         self.server().delete(&self.bucket, &key).await;
+    }
+    fn address(&self) -> Option<SocketAddr> {
+        let endpoint = self.server().endpoint.strip_prefix("http://")?;
+        Some(endpoint.parse().unwrap())
+    }
+    fn grafted(&self, server: Option<SocketAddr>) -> Grafted {
+        let (bucket, at) = (&self.bucket, server.or(self.address()).unwrap());
+        Grafted {
+            yaml: format!(
+                "s3: {{bucket: {bucket}, prefix: root, region: us-east-1, endpointUrl: 'http://{at}', \
+                 credentials: {{accessKeyId: {{fromEnv: S3_ID}}, secretAccessKey: {{fromEnv: S3_KEY}}}}}}"
+            ),
+            env: vec![("S3_ID", s3::ACCESS.into()), ("S3_KEY", s3::SECRET.into())],
+        }
     }
     async fn stop(&self) {
         self.server().stop();

@@ -1,5 +1,6 @@
 //! The suite, and what its worlds share.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,23 @@ use svol::source::guard::{GuardOptions, Guarded, Status};
 use svol::source::{Body, Error, ErrorKind, Result, Source};
 
 use crate::common::{noise, s3};
+
+/// A place as a volume file grafts it.
+pub struct Grafted {
+    /// The source's section, on one line.
+    pub yaml: String,
+    /// The variables that it refers to.
+    pub env: Vec<(&'static str, String)>,
+}
+
+impl Grafted {
+    pub fn new(yaml: impl Into<String>) -> Grafted {
+        Grafted {
+            yaml: yaml.into(),
+            env: Vec::new(),
+        }
+    }
+}
 
 /// A place that a test may write to, and the source that shows it.
 #[async_trait]
@@ -26,6 +44,15 @@ pub trait World: Send + Sync {
     }
     /// Makes the whole place unreachable.
     async fn stop(&self);
+    /// Returns where the server listens; nothing if there is none.
+    fn address(&self) -> Option<SocketAddr> {
+        None
+    }
+    /// Returns the place as a volume file has it, reached at `server` instead of its own address if
+    /// that is given.
+    fn grafted(&self, _server: Option<SocketAddr>) -> Grafted {
+        panic!("only kinds of a volume of all are grafted")
+    }
     /// Kills the server and starts it again; returns whether there is one.
     async fn restart(&self) -> bool {
         false

@@ -1,5 +1,6 @@
 //! HTTP, on nginx.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -21,14 +22,14 @@ suite!(
 );
 suite!(http_password, OnWeb::new("auth"), OnWeb::new("auth"));
 
-struct OnWeb {
+pub struct OnWeb {
     nginx: TestNginx,
     disk: OnDisk,
     settings: HttpSettings,
 }
 
 impl OnWeb {
-    async fn new(way: &str) -> OnWeb {
+    pub async fn new(way: &str) -> OnWeb {
         let nginx = blocking(TestNginx::start).await;
         let mut settings = nginx.settings(&format!("{way}/root/"));
         if way == "auth" {
@@ -56,6 +57,13 @@ impl World for OnWeb {
     }
     async fn delete(&self, path: &str) {
         std::fs::remove_file(self.disk.root.join(path)).unwrap();
+    }
+    fn address(&self) -> Option<SocketAddr> {
+        self.settings.url.socket_addrs(|| None).unwrap().pop()
+    }
+    fn grafted(&self, server: Option<SocketAddr>) -> Grafted {
+        let (path, at) = (self.settings.url.path(), server.or(self.address()).unwrap());
+        Grafted::new(format!("http: {{url: 'http://{at}{path}'}}"))
     }
     async fn stop(&self) {
         self.nginx.stop();
@@ -165,7 +173,7 @@ async fn https_wants_a_certificate_that_is_trusted() {
     assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
     assert!(error.to_string().contains("certificate"), "{error}");
 
-    settings.ca_bundle = Some(world.nginx.ca());
+    settings.tls.ca_bundle = Some(world.nginx.ca());
     let source = HttpSource::new(settings.clone()).unwrap();
     let entry = known(&source, "f").await;
     assert_eq!(read(&source, "f", &entry, 0, 8).await.unwrap(), b"over TLS");
@@ -176,7 +184,7 @@ async fn https_wants_a_certificate_that_is_trusted() {
     assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
     assert!(error.to_string().contains("from https to http"), "{error}");
 
-    settings.ca_bundle = Some(world.disk.root.join("f"));
+    settings.tls.ca_bundle = Some(world.disk.root.join("f"));
     let error = HttpSource::new(settings).map(|_| ()).unwrap_err();
     assert!(error.to_string().contains("CA bundle"), "{error}");
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::secret;
+use super::{proxy, secret, tls};
 use crate::config;
 use crate::source::http::{
     HttpAuth, HttpSettings, HttpSource, IndexFormat, ManifestFormat, ManifestPlace,
@@ -38,6 +38,8 @@ fn settings(http: &config::HttpSource) -> HttpSettings {
                 password: secret(&basic.password),
             },
         }),
+        tls: tls(&http.tls),
+        proxy: proxy(&http.proxy),
         ..HttpSettings::new(http.url.as_url().clone())
     }
 }

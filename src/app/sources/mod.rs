@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::config::{self, SecretRef};
-use crate::source::{self, Secret, Source};
+use crate::source::{self, ClientCertificate, ProxySettings, Secret, Source, TlsSettings};
 
 mod azure;
 mod ftp;
@@ -40,6 +40,14 @@ pub(super) fn build(
         config::Source::Sftp(sftp) => sftp::build(sftp),
         config::Source::Ftp(ftp) => ftp::build(ftp),
         config::Source::Local(local) => local::build(local),
+    }
+}
+
+/// Returns how many operations the source can do at once, where that is few.
+pub(super) fn concurrency(spec: &config::Source) -> Option<usize> {
+    match spec {
+        config::Source::Ftp(ftp) => Some(ftp::connections(ftp)),
+        _ => None,
     }
 }
 
@@ -82,5 +90,29 @@ fn secret(reference: &SecretRef) -> Secret {
     Secret::from_fn(move || match reference.read() {
         Ok(secret) => Ok(secret.expose().to_owned()),
         Err(error) => Err(error.to_string()),
+    })
+}
+
+fn tls(section: &Option<config::Tls>) -> TlsSettings {
+    let Some(tls) = section else {
+        return TlsSettings::default();
+    };
+    TlsSettings {
+        ca_bundle: tls.ca_file.clone(),
+        client: tls.client.as_ref().map(|client| ClientCertificate {
+            certificate: client.cert_file.clone(),
+            key: client.key_file.clone(),
+        }),
+    }
+}
+
+fn proxy(section: &Option<config::Proxy>) -> Option<ProxySettings> {
+    let proxy = section.as_ref()?;
+    Some(ProxySettings {
+        url: proxy.url.as_url().clone(),
+        auth: proxy
+            .auth
+            .as_ref()
+            .map(|auth| (auth.username.clone(), secret(&auth.password))),
     })
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::secret;
+use super::{proxy, secret, tls};
 use crate::config;
 use crate::source::s3::{Env, S3Keys, S3Settings, S3Source, local_files};
 use crate::source::{self, Source};
@@ -31,6 +31,7 @@ fn settings(s3: &config::S3Source) -> S3Settings {
             secret_access_key: secret(&keys.secret_access_key),
             session_token: keys.session_token.as_ref().map(secret),
         }),
-        ca_bundle: None,
+        tls: tls(&s3.tls),
+        proxy: proxy(&s3.proxy),
     }
 }

@@ -33,6 +33,14 @@ pub struct FtpSource {
     /// Where the password is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password: Option<SecretRef>,
+    /// Whether the password may be sent without encryption, for anyone on the way to read.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub clear_password: bool,
+    /// How many connections there may be at once; 4 if left out. Where the server has no room for
+    /// that many, there are fewer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 64))]
+    pub connections: Option<u8>,
     /// Certificates.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
@@ -67,6 +75,8 @@ impl FtpSource {
             encryption: FtpEncryption::None,
             user: None,
             password: None,
+            clear_password: false,
+            connections: None,
             tls: None,
         }
     }
@@ -80,6 +90,16 @@ impl FtpSource {
         if self.encryption.is_none() && self.tls.is_some() {
             let what = "certificates without encryption; add `encryption: explicit` or `implicit`";
             found.add(&["tls"], what);
+        }
+        if self.connections.is_some_and(|n| !(1..=64).contains(&n)) {
+            found.add(&["connections"], "write a number from 1 to 64");
+        }
+        if self.encryption.is_none() && self.password.is_some() && !self.clear_password {
+            found.add(
+                &["password"],
+                "the password would be sent in the clear; add `encryption: explicit` or \
+                 `implicit`, or `clearPassword: true` where the network is trusted",
+            );
         }
         if self.password.is_some() && self.user.is_none() {
             found.add(

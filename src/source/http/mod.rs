@@ -20,7 +20,10 @@ use url::Url;
 
 use super::confidence::Confidences;
 use super::secret::Secret;
-use super::{Body, Error, ErrorKind, Listing, ListingBuilder, Result, Source, wire};
+use super::{
+    Body, Error, ErrorKind, Listing, ListingBuilder, ProxySettings, Result, Source, TlsSettings,
+    wire,
+};
 use crate::entry::Entry;
 use crate::path::{Name, RelPath};
 
@@ -111,8 +114,10 @@ pub struct HttpSettings {
     pub index: IndexFormat,
     /// Who asks.
     pub auth: Option<HttpAuth>,
-    /// A file of PEM certificates that are trusted beside the system's.
-    pub ca_bundle: Option<PathBuf>,
+    /// Whom to trust, and who asks.
+    pub tls: TlsSettings,
+    /// The way to the server. Without it, the environment says.
+    pub proxy: Option<ProxySettings>,
 }
 
 impl HttpSettings {
@@ -123,7 +128,8 @@ impl HttpSettings {
             manifest: None,
             index: IndexFormat::Auto,
             auth: None,
-            ca_bundle: None,
+            tls: TlsSettings::default(),
+            proxy: None,
         }
     }
 }
@@ -137,7 +143,7 @@ pub struct HttpSource {
     index: IndexFormat,
     auth: Option<HttpAuth>,
     confidences: Confidences,
-    client: reqwest::Client,
+    client: wire::Client,
     shape: OnceCell<Shape>,
     loaded: Mutex<Option<Loaded>>,
 }
@@ -197,8 +203,9 @@ impl HttpSource {
             (None, true) => OnceCell::new_with(Some(Shape::Tree)),
             (None, false) => OnceCell::new(),
         };
-        let client = wire::client(&wire::ClientSettings {
-            ca_bundle: settings.ca_bundle,
+        let client = wire::Client::new(wire::ClientSettings {
+            tls: settings.tls,
+            proxy: settings.proxy,
             redirects: REDIRECTS,
         })?;
         Ok(HttpSource {
@@ -266,22 +273,64 @@ impl HttpSource {
             header::ACCEPT_ENCODING,
             HeaderValue::from_static("identity"),
         );
-        let mut request = self.client.request(method, url.clone()).headers(headers);
         // reqwest drops them where a redirect leaves the host.
-        if url.origin() == self.url.origin() {
-            request = match self.auth.clone() {
+        let auth = { self.auth.as_ref() }.filter(|_| url.origin() == self.url.origin());
+        let secret = match auth.cloned() {
+            None => String::new(),
+            Some(
+                HttpAuth::Bearer(secret)
+                | HttpAuth::Basic {
+                    password: secret, ..
+                },
+            ) => blocking(move || secret.read()).await?,
+        };
+        let request = |client: &reqwest::Client| {
+            let request = client.request(method, url.clone()).headers(headers);
+            match auth {
                 None => request,
-                Some(HttpAuth::Bearer(token)) => {
-                    request.bearer_auth(blocking(move || token.read()).await?.trim())
+                Some(HttpAuth::Bearer(_)) => request.bearer_auth(secret.trim()),
+                Some(HttpAuth::Basic { username, .. }) => {
+                    request.basic_auth(username, Some(secret))
                 }
-                Some(HttpAuth::Basic { username, password }) => {
-                    request.basic_auth(username, Some(blocking(move || password.read()).await?))
-                }
-            };
-        }
-        let request = request.build().map_err(wire::no_reply)?;
-        self.confidences.note(request.headers());
-        self.client.execute(request).await.map_err(wire::no_reply)
+            }
+        };
+        self.client.send(&self.confidences, request).await
+    }
+
+    /// Returns the error that a reply's status stands for.
+    async fn explained(&self, response: Response) -> Error {
+        let hint = match (response.status(), &self.auth) {
+            (StatusCode::UNAUTHORIZED, None) => {
+                "it wants credentials, and none are set; give them in a volume file (`auth`)"
+            }
+            (StatusCode::UNAUTHORIZED, Some(HttpAuth::Bearer(_))) => {
+                "it does not accept the token; it may have expired: where it is in a file, a new \
+                 one there is used from the next request on"
+            }
+            (StatusCode::UNAUTHORIZED, Some(HttpAuth::Basic { .. })) => {
+                "it does not accept the user name and password"
+            }
+            (StatusCode::FORBIDDEN, None) => "it does not permit that to someone unknown",
+            (StatusCode::FORBIDDEN, Some(_)) => "it does not permit that with these credentials",
+            (StatusCode::PROXY_AUTHENTICATION_REQUIRED, _) => {
+                "the proxy does not accept the user name and password, or wants some (`proxy`)"
+            }
+            (StatusCode::NOT_FOUND, _) => "it is not there",
+            (StatusCode::GONE, _) => "it is not there any more, and will not come back",
+            (StatusCode::BAD_REQUEST, _)
+                if response.url().scheme() == "https" && !self.client.has_certificate() =>
+            {
+                "it may want a client certificate (`tls.client`)"
+            }
+            (StatusCode::BAD_REQUEST, _) if response.url().scheme() == "https" => {
+                "it may not trust the client certificate (`tls.client`)"
+            }
+            _ => "",
+        };
+        let error = wire::status_error(response.status(), response.headers(), hint);
+        // Read to its end, so that the connection serves again; its words are for browsers.
+        wire::discard(response).await;
+        error
     }
 
     /// Asks for the headers of an object: by HEAD, or where that is not possible, or does not
@@ -302,7 +351,7 @@ impl HttpSource {
             });
         }
         if status != StatusCode::OK && !no_head {
-            return Err(explained(response, &self.auth).await);
+            return Err(self.explained(response).await);
         }
         if response.url().path().ends_with('/') && !url.path().ends_with('/') {
             // A directory, whose page need not be read for that.
@@ -328,7 +377,7 @@ impl HttpSource {
                 Some(size) => size,
                 None => wire::read_all(response, COUNT_LIMIT).await?.len() as u64,
             },
-            _ => return Err(explained(response, &self.auth).await),
+            _ => return Err(self.explained(response).await),
         };
         wire::check_encoding(&headers)?;
         Ok(Described {
@@ -349,7 +398,7 @@ impl HttpSource {
             .send(Method::GET, &self.child(dir, true), headers)
             .await?;
         if response.status() != StatusCode::OK {
-            let error = explained(response, &self.auth).await;
+            let error = self.explained(response).await;
             return Err(match error.kind() {
                 ErrorKind::Denied => error.context("the server does not list the directory"),
                 _ if dir.is_root() => at_root(error),
@@ -434,7 +483,7 @@ impl HttpSource {
         match response.status() {
             StatusCode::NOT_MODIFIED => return Ok(None),
             StatusCode::OK => {}
-            _ => return Err(at_root(explained(response, &self.auth).await).context("the manifest")),
+            _ => return Err(at_root(self.explained(response).await).context("the manifest")),
         }
         let headers = response.headers();
         wire::check_encoding(headers)?;
@@ -531,20 +580,6 @@ fn at_root(error: Error) -> Error {
     }
 }
 
-/// Returns the error that a reply's status stands for.
-async fn explained(response: Response, auth: &Option<HttpAuth>) -> Error {
-    let hint = match (response.status(), auth) {
-        (StatusCode::UNAUTHORIZED, None) => "it wants credentials, and none are set",
-        (StatusCode::UNAUTHORIZED, Some(_)) => "it does not accept the credentials",
-        (StatusCode::FORBIDDEN, _) => "it does not permit that",
-        _ => "",
-    };
-    let error = wire::status_error(response.status(), response.headers(), hint);
-    // Read to its end, so that the connection serves again; its words are for browsers.
-    wire::discard(response).await;
-    error
-}
-
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
@@ -603,7 +638,7 @@ impl HttpSource {
         let response = self.send(Method::GET, &url, headers).await?;
         let status = response.status();
         if !matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
-            return Err(explained(response, &self.auth).await);
+            return Err(self.explained(response).await);
         }
         let headers = response.headers();
         let (got, size) = match self.check_reply(entry, &range, status, headers) {

@@ -23,7 +23,8 @@ use url::Url;
 use super::confidence::Confidences;
 use super::sweep::{Keys, Start};
 use super::{
-    Body, Error, ErrorKind, Listing, ListingBuilder, Recursive, Result, Source, progress, wire,
+    Body, Error, ErrorKind, Listing, ListingBuilder, ProxySettings, Recursive, Result, Source,
+    TlsSettings, progress, wire,
 };
 use crate::entry::Entry;
 use crate::path::{Name, RelPath};
@@ -90,8 +91,10 @@ pub struct S3Settings {
     pub requester_pays: bool,
     /// Keys to use instead of the AWS tools' chain.
     pub credentials: Option<S3Keys>,
-    /// A file of PEM certificates that are trusted beside the system's.
-    pub ca_bundle: Option<std::path::PathBuf>,
+    /// Whom to trust, and who asks.
+    pub tls: TlsSettings,
+    /// The way to the service. Without it, the environment says.
+    pub proxy: Option<ProxySettings>,
 }
 
 /// Returns the files of this machine that a source with `profile` may read, now or later: those
@@ -126,7 +129,7 @@ pub struct S3Source {
     requester_pays: bool,
     credentials: Credentials,
     confidences: Confidences,
-    client: reqwest::Client,
+    client: wire::Client,
     /// Whether the prefix is the key of an object, and the root a directory of it alone.
     single: OnceCell<bool>,
 }
@@ -174,12 +177,13 @@ impl S3Source {
         });
         let place = Place::new(endpoint.as_deref(), &region, &bucket, virtual_host)?;
 
-        let ca_bundle = settings.ca_bundle.clone();
-        let ca_bundle = ca_bundle
+        let mut tls = settings.tls.clone();
+        tls.ca_bundle = { tls.ca_bundle }
             .or_else(|| var("AWS_CA_BUNDLE").map(Into::into))
             .or_else(|| profile("ca_bundle").map(Into::into));
-        let client = wire::client(&wire::ClientSettings {
-            ca_bundle,
+        let client = wire::Client::new(wire::ClientSettings {
+            tls,
+            proxy: settings.proxy.clone(),
             // A signature holds for one host only, so a redirect cannot be followed.
             redirects: 0,
         })?;
@@ -284,13 +288,12 @@ impl S3Source {
                 .try_authorize(&mut request, None)
                 .map_err(|e| invalid(format!("cannot sign: {}", wire::causes(&e))))?;
         }
-        self.confidences.note(request.headers());
-        let sent = self
-            .client
-            .request(request.method().clone(), url)
-            .headers(std::mem::take(request.headers_mut()))
-            .send();
-        sent.await.map_err(wire::no_reply)
+        let (method, headers) = (
+            request.method().clone(),
+            std::mem::take(request.headers_mut()),
+        );
+        let request = |client: &reqwest::Client| client.request(method, url).headers(headers);
+        self.client.send(&self.confidences, request).await
     }
 
     /// Lists all pages under `prefix`, which is empty or ends with a slash.

@@ -99,6 +99,9 @@ pub(super) fn error(asked: &Asked, status: StatusCode, headers: &HeaderMap, page
                 elsewhere(asked, &words, headers, &said)
             }
             StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED => denied(denied_hint(asked)),
+            StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
+                denied("the proxy does not accept the user name and password, or wants some")
+            }
             StatusCode::NOT_FOUND if asked.explains => Error::lied(format!(
                 "a 404 without S3's words ({}); does something else answer at {}?",
                 if code.is_empty() { "no code" } else { code },

@@ -4,7 +4,6 @@
 //! Content-Length, Content-Encoding and validator are checked here, once for every kind.
 
 use std::ops::Range;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -16,77 +15,15 @@ use reqwest::{Response, StatusCode};
 use super::{Body, Error, ErrorKind, Result};
 use crate::entry::Timestamp;
 
-/// How long a connection may take to be made. A server that is there answers a SYN in well under
-/// a second; one lost SYN costs a second, two cost three.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+mod client;
 
-/// How long an idle connection is kept. Under the 60 s and more of common servers, so that we
-/// rarely send into a connection that the server is just closing.
-const POOL_IDLE: Duration = Duration::from_secs(45);
+pub(crate) use client::{Client, ClientSettings};
 
 /// The longest pause that a `Retry-After` may ask for; a longer one is cut to this.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
 /// How much of an error page is read, in bytes: S3's are a few hundred.
 const ERROR_PAGE: usize = 64 * 1024;
-
-/// How a client differs from the default one.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct ClientSettings {
-    /// A file of PEM certificates that are trusted beside the system's.
-    pub(crate) ca_bundle: Option<PathBuf>,
-    /// How many redirects are followed.
-    pub(crate) redirects: usize,
-}
-
-/// Builds a client. HTTP/1 only: ranges of one object are fetched in parallel over connections of
-/// their own, which one HTTP/2 connection's flow control would throttle together.
-pub(crate) fn client(settings: &ClientSettings) -> Result<reqwest::Client> {
-    crate::tls::install();
-    let invalid = |what: String| Error::new(ErrorKind::Invalid, what);
-    let limit = settings.redirects;
-    let redirects = reqwest::redirect::Policy::custom(move |attempt| {
-        let downgrade = attempt.url().scheme() != "https"
-            && attempt.previous().iter().any(|u| u.scheme() == "https");
-        if downgrade {
-            attempt.error(Refused::Downgrade)
-        } else if limit > 0 && attempt.previous().len() > limit {
-            attempt.error(Refused::TooMany)
-        } else if limit == 0 {
-            attempt.stop()
-        } else {
-            attempt.follow()
-        }
-    });
-    let mut builder = reqwest::Client::builder()
-        .http1_only()
-        .connect_timeout(CONNECT_TIMEOUT)
-        .pool_idle_timeout(POOL_IDLE)
-        .tcp_nodelay(true)
-        .tcp_keepalive(Duration::from_secs(20))
-        .redirect(redirects)
-        .referer(false)
-        .user_agent(concat!("svol/", env!("CARGO_PKG_VERSION")));
-    if let Some(path) = &settings.ca_bundle {
-        builder = builder.tls_certs_merge(certificates(path)?);
-    }
-    builder
-        .build()
-        .map_err(|e| invalid(format!("cannot set up an HTTP client: {}", causes(&e))))
-}
-
-fn certificates(path: &Path) -> Result<Vec<reqwest::Certificate>> {
-    let bad = |why: String| {
-        let message = format!("the CA bundle {}: {why}", path.display());
-        Error::new(ErrorKind::Invalid, message)
-    };
-    let pem = std::fs::read(path).map_err(|e| bad(e.to_string()))?;
-    let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|e| bad(causes(&e)))?;
-    if certificates.is_empty() {
-        return Err(bad("holds no PEM certificate".into()));
-    }
-    Ok(certificates)
-}
 
 /// A redirect that is not followed.
 #[derive(Debug, thiserror::Error)]
@@ -106,8 +43,15 @@ pub(crate) fn no_reply(error: reqwest::Error) -> Error {
         return Error::new(ErrorKind::Invalid, refused.to_string());
     }
     if source().any(is_tls) {
-        let hint = "check the server's certificate, or name its authority as CA bundle";
+        let hint = match message.contains("received fatal alert") {
+            true => "the server ended it: it may want a client certificate that it trusts",
+            false => "check the server's certificate, or name its authority as CA bundle",
+        };
         return Error::new(ErrorKind::Invalid, format!("{message} ({hint})"));
+    }
+    if source().any(|e| e.to_string().contains("proxy authorization required")) {
+        let message = "the proxy does not accept the user name and password, or wants some";
+        return Error::new(ErrorKind::Denied, message);
     }
     let kind = if error.is_timeout() {
         ErrorKind::Timeout
