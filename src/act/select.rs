@@ -72,7 +72,7 @@ pub(super) fn start(vfs: &Arc<Vfs>, asked: Vec<String>, tell: &Arc<Teller>) -> R
             number: 0,
         };
         tokio::select! {
-            () = search.all(&asked) => {}
+            () = search.all(&asked) => tell.all_found(),
             () = gone.closed() => {}
         }
     });

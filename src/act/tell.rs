@@ -1,6 +1,6 @@
 //! Counting what happens, and telling whoever listens.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,6 +16,8 @@ pub(super) struct Teller {
     events: Sender<Event>,
     summary: Mutex<Summary>,
     done: AtomicU64,
+    /// Whether all files were looked for.
+    is_found: AtomicBool,
 }
 
 impl Teller {
@@ -24,6 +26,7 @@ impl Teller {
             events,
             summary: Mutex::default(),
             done: AtomicU64::new(0),
+            is_found: AtomicBool::new(false),
         }
     }
 
@@ -36,6 +39,11 @@ impl Teller {
         let mut summary = self.summary();
         summary.files += 1;
         summary.bytes += size;
+    }
+
+    /// Takes note that there are no more files to be found.
+    pub(super) fn all_found(&self) {
+        self.is_found.store(true, Ordering::Release);
     }
 
     /// Counts bytes that need no more work.
@@ -83,6 +91,10 @@ impl Teller {
     }
 
     pub(super) async fn done(&self) {
+        if !self.is_found.load(Ordering::Acquire) && self.summary().failed == 0 {
+            let why = "not all files were looked for, by a fault of svol; please report it";
+            self.failed("/", why).await;
+        }
         let summary = self.summary().clone();
         self.send(Event::Done { summary }).await;
     }

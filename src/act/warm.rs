@@ -13,7 +13,7 @@ use super::tell::Teller;
 use super::{MOST_JOBS, Outcome};
 use crate::vfs::{Brought, Vfs};
 
-/// Small files that came and are not on disk yet, before it is waited for that.
+/// Files that came and may not be on disk yet, before it is waited for that.
 const UNSETTLED: usize = 256;
 
 /// A file that came, and may still be on its way to the disk.
@@ -106,24 +106,16 @@ impl Warming<'_> {
         match self.vfs.bring(&item.path, &self.turns, came).await {
             Err(error) => self.tell.failed(path, error).await,
             Ok(Brought::Local) => self.tell.file(path, Outcome::Local, stored.size).await,
-            Ok(Brought::Here { missing: 0, .. }) => {
-                self.tell.passed(stored.size);
-                self.tell.file(path, Outcome::Here, stored.size).await;
-            }
             Ok(Brought::Here { object, missing }) => {
                 self.tell.passed(stored.size.saturating_sub(missing));
-                let path = path.to_owned();
-                let is_many = {
-                    let mut unsettled = self.unsettled();
-                    unsettled.push(Came {
-                        path,
-                        object,
-                        missing,
-                    });
-                    unsettled.len() >= UNSETTLED
-                };
+                self.unsettled().push(Came {
+                    path: path.to_owned(),
+                    object,
+                    missing,
+                });
                 // A large one is on disk as it comes, and is told of at once.
-                if is_many || stored.size > svol_cache::SMALL {
+                let is_many = self.unsettled().len() >= UNSETTLED;
+                if is_many || (missing > 0 && stored.size > svol_cache::SMALL) {
                     self.settle().await;
                 }
             }
@@ -147,15 +139,25 @@ impl Warming<'_> {
             let _ = cache.flush();
             let is_kept = |came: &Came| came.object.is_complete();
             came.into_iter()
-                .map(|came| (is_kept(&came), came.path, came.missing))
+                .map(|came| (is_kept(&came), came))
                 .collect::<Vec<_>>()
         };
-        let Ok(looked) = tokio::task::spawn_blocking(looking).await else {
-            return;
+        let looked = match tokio::task::spawn_blocking(looking).await {
+            Ok(looked) => looked,
+            Err(error) => return self.tell.failed("/", error).await,
         };
-        for (is_kept, path, missing) in looked {
+        for (is_kept, came) in looked {
+            let Came {
+                path,
+                object,
+                missing,
+            } = came;
             if is_kept {
-                self.tell.file(&path, Outcome::Fetched, missing).await;
+                let (outcome, bytes) = match missing {
+                    0 => (Outcome::Here, object.size()),
+                    _ => (Outcome::Fetched, missing),
+                };
+                self.tell.file(&path, outcome, bytes).await;
             } else {
                 let why = "it came, but the cache could not keep it: no room beside what is \
                            pinned or open, or the disk refused (see `svol status`)";
