@@ -6,7 +6,7 @@ use clap::Parser;
 use svol::cli::printable::Lines;
 use svol::cli::{Cli, Command, Env, ExitStatus, Quiet, offline, resolve_log};
 use svol::commands::{self, Failure};
-use svol::fuse::mounter;
+use svol::fuse::{mounter, probe};
 
 fn main() -> ExitStatus {
     if mounter::is_asked_for() {
@@ -14,6 +14,9 @@ fn main() -> ExitStatus {
             Ok(()) => ExitStatus::Done,
             Err(_) => ExitStatus::Failed,
         };
+    }
+    if probe::is_asked_for() {
+        std::process::exit(probe::run());
     }
     svol::memory::tame_allocator();
     let cli = Cli::parse();
@@ -41,6 +44,7 @@ fn run(cli: &Cli) -> Result<ExitStatus, Failure> {
         Command::Status(_)
         | Command::Explain(_)
         | Command::Refresh(_)
+        | Command::Probe(_)
         | Command::Warm(_)
         | Command::Evict(_)
         | Command::Pin(_)
@@ -59,6 +63,7 @@ fn dispatch(cli: &Cli, out: &mut dyn Write, err: &mut dyn Write) -> Result<ExitS
         Command::Status(args) => commands::status::status(args, out, err),
         Command::Validate(args) => Ok(offline::validate(args, &Env::of_process()?, out, err)?),
         Command::Convert(args) => commands::convert::convert(args, out, err),
+        Command::Probe(args) => commands::probe::probe(args, out, err),
         Command::Explain(args) => commands::status::explain(args, out, err),
         Command::Refresh(args) => commands::status::refresh(args, out, err),
         Command::Warm(args) => commands::act::warm(args, out, err),

@@ -28,12 +28,13 @@ fn ends_with(code: i32, arguments: &[&str]) -> (String, String) {
 
 #[test]
 fn every_command_has_help_with_examples() {
-    let commands: [&[&str]; 22] = [
+    let commands: [&[&str]; 23] = [
         &[],
         &["mount"],
         &["unmount"],
         &["umount"],
         &["status"],
+        &["probe"],
         &["validate"],
         &["convert"],
         &["explain"],

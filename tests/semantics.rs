@@ -762,7 +762,7 @@ fn the_status_document_has_its_shape() {
     let condition = &layer["conditions"][0];
     assert_eq!(
         keys(condition),
-        set("type status reason message lastTransitionTime")
+        set("type status reason message lastTransitionTime observedGeneration")
     );
     assert_eq!(
         (&condition["type"], &condition["status"]),
@@ -773,7 +773,10 @@ fn the_status_document_has_its_shape() {
     let cache = &status["cache"];
     assert_eq!(
         keys(cache),
-        set("dir limitBytes usedBytes troubles lastTrouble unkeptBytes healed")
+        set(
+            "dir limitBytes usedBytes troubles lastTrouble unkeptBytes healed evictedBytes readBytes \
+             memoryReadBytes"
+        )
     );
     assert_eq!(cache["dir"], place.cache().to_str().unwrap());
     assert_eq!(cache["limitBytes"], 100 << 20);

@@ -37,6 +37,8 @@ test | bench | stress)
     ;;
 esac
 env=target/test-env
+sudo=
+[ "$(id -u)" = 0 ] || sudo=sudo
 
 missing=
 for package in $packages; do
@@ -46,13 +48,24 @@ for package in $packages; do
     esac
 done
 if [ -n "$missing" ]; then
-    sudo=
-    [ "$(id -u)" = 0 ] || sudo=sudo
     echo "installing:$missing"
     $sudo apt-get update -q
     # No service is to be started: the tests start their own, on loopback.
     $sudo env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
         apt-get install -q -y --no-install-recommends $missing
+fi
+
+# Of Prometheus only the tool that checks figures: its package would bring a service and a user.
+if [ "${1-test}" != run ] && [ ! -x "$env/bin/promtool" ]; then
+    echo "installing: promtool (in $env)"
+    mkdir -p "$env/bin"
+    $sudo apt-get update -q
+    promtool=$(mktemp -d)
+    # Which is for another user where apt downloads as one.
+    chmod 755 "$promtool"
+    (cd "$promtool" && apt-get download -q prometheus && dpkg-deb -x prometheus_*.deb .)
+    cp "$promtool/usr/bin/promtool" "$env/bin/promtool"
+    rm -r "$promtool"
 fi
 
 for program in $programs; do

@@ -277,6 +277,8 @@ impl Cache {
             memory_used: shared.memory.used(),
             hits: counters.hits.get(),
             misses: counters.misses.get(),
+            read_bytes: counters.read_bytes.get(),
+            memory_read_bytes: counters.memory_read_bytes.get(),
             filled_bytes: counters.filled_bytes.get(),
             healed: counters.healed.get(),
             unkept_bytes: counters.unkept_bytes.get(),

@@ -326,13 +326,13 @@ impl Inner {
     }
 
     /// Returns the bytes of a small object, verified.
-    pub(crate) fn small(&self) -> Option<Bytes> {
+    pub(crate) fn small(&self) -> Option<(Bytes, bool)> {
         if self.size == 0 {
-            return Some(Bytes::new());
+            return Some((Bytes::new(), true));
         }
         let memory = &self.shared.memory;
         if let Some(bytes) = memory.get(&self.key, WHOLE) {
-            return Some(bytes);
+            return Some((bytes, true));
         }
         let disk = self.disk()?;
         let row = disk.index.object(&self.key)?;
@@ -343,7 +343,7 @@ impl Inner {
             return None;
         };
         memory.insert(&self.key, WHOLE, bytes.clone());
-        Some(bytes)
+        Some((bytes, false))
     }
 
     pub(crate) fn missing(self: &Arc<Self>, range: &Range<u64>) -> Vec<Range<u64>> {
@@ -436,7 +436,7 @@ impl Inner {
 
     pub(crate) fn digest(self: &Arc<Self>) -> Option<Hash> {
         if self.is_small() {
-            return self.small().map(|bytes| blake3::hash(&bytes));
+            return self.small().map(|(bytes, _)| blake3::hash(&bytes));
         }
         match self.fresh_backing()?.state {
             State::Blob { hash, .. } => Some(hash),

@@ -54,6 +54,7 @@ impl Object {
         let counters = &inner.shared.counters;
         if inner.read(offset, &mut buf[..len]) {
             counters.hits.add(1);
+            counters.read_bytes.add(len as u64);
             Some(len)
         } else {
             counters.misses.add(1);

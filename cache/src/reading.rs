@@ -38,19 +38,27 @@ impl Inner {
     /// none; false when some are missing.
     pub(crate) fn read(self: &Arc<Self>, offset: u64, buf: &mut [u8]) -> bool {
         let range = offset..offset + buf.len() as u64;
+        let from_memory = &self.shared.counters.memory_read_bytes;
         if self.is_small() {
-            let Some(bytes) = self.small() else {
+            let Some((bytes, was_in_memory)) = self.small() else {
                 return false;
             };
+            if was_in_memory {
+                from_memory.add(buf.len() as u64);
+            }
             buf.copy_from_slice(&bytes[range.start as usize..range.end as usize]);
             self.note_use();
             return true;
         }
         let grains = grain::covering(&range, self.size);
         let Some(backing) = self.backing() else {
-            return grains
+            let all = grains
                 .into_iter()
                 .all(|index| self.read_memory(index, &range, buf));
+            if all {
+                from_memory.add(buf.len() as u64);
+            }
+            return all;
         };
         if !self.recently_read.load(Ordering::Relaxed) {
             self.recently_read.store(true, Ordering::Relaxed);

@@ -35,6 +35,10 @@ pub struct Stats {
     pub hits: u64,
     /// Reads of which something was missing.
     pub misses: u64,
+    /// Bytes read from the cache, wherever in it they were.
+    pub read_bytes: u64,
+    /// Of these, bytes that were in the memory tier.
+    pub memory_read_bytes: u64,
     /// Bytes taken in.
     pub filled_bytes: u64,
     /// Grains, blobs or packed objects that failed verification and were dropped to be fetched
@@ -71,6 +75,8 @@ impl Counter {
 pub(crate) struct Counters {
     pub(crate) hits: Counter,
     pub(crate) misses: Counter,
+    pub(crate) read_bytes: Counter,
+    pub(crate) memory_read_bytes: Counter,
     pub(crate) filled_bytes: Counter,
     pub(crate) healed: Counter,
     pub(crate) unkept_bytes: Counter,

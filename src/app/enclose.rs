@@ -8,6 +8,7 @@ use tracing::warn;
 use super::{Error, prepare, sources};
 use crate::cli::MountSettings;
 use crate::control::registry;
+use crate::control::tcp::Door;
 use crate::fuse::mount::MountSettings as KernelSettings;
 use crate::fuse::mounter::Mounter;
 use crate::sandbox::{self, Errand, Needs, Report};
@@ -24,6 +25,8 @@ pub struct Enclosed {
     pub(super) mounter: Mounter,
     pub(super) errand: Errand,
     pub(super) report: Report,
+    /// Where the control endpoint listens on TCP: bound here, since the sandbox lets nobody listen.
+    pub(super) door: Option<Door>,
 }
 
 /// Checks the settings, starts the mounter, enters the sandbox, and there calls `serve` on a thread
@@ -38,6 +41,12 @@ pub fn enclose<T: Send>(
         allow_other: settings.allow_other,
         noexec: settings.noexec,
     };
+    let listen = settings.listen;
+    let door = listen.map(|at| Door::open(at, settings.listen_token_file.clone()));
+    let door = door.transpose().map_err(|error| {
+        let at = listen.map(|at| at.to_string()).unwrap_or_default();
+        Error::System(format!("cannot listen at {at}: {error}"))
+    })?;
     let mounter = Mounter::start(&mountpoint, &kernel)
         .map_err(|e| Error::System(format!("cannot start the process that mounts: {e}")))?;
     let inside = match settings.sandbox {
@@ -51,6 +60,7 @@ pub fn enclose<T: Send>(
             mounter,
             errand,
             report,
+            door,
         })
     });
     ended.map_err(|e| Error::System(e.to_string()))
@@ -70,6 +80,9 @@ fn needs(settings: &MountSettings) -> Result<Needs, Error> {
         write: vec![cache.clone(), runtime],
         ..Needs::default()
     };
+    if let Some(token) = &settings.listen_token_file {
+        needs.read.extend(file_and_around(token));
+    }
     for layer in &settings.view.volume.spec.layers {
         if let Some(directory) = sources::directory(&layer.source) {
             needs.others_files = true;

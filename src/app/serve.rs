@@ -44,6 +44,7 @@ pub fn serve(
         mounter,
         errand,
         report,
+        door,
     } = enclosed;
     let system = |e: std::io::Error| Error::System(e.to_string());
     let owner = Owner {
@@ -77,21 +78,22 @@ pub fn serve(
     let (session, device) = mount::mount(filesystem, &mounter, errand, &kernel)
         .map_err(|e| Error::System(mount_error(&mountpoint, &e)))?;
     // From here on whatever happens, the mount goes.
-    let mut mounted = Mounted(&mountpoint, Some(mounter));
+    let mut mounted = Mounted(&mountpoint, Some(mounter.clone()));
     pending
         .start(&view.vfs, replies, session.notifier())
         .map_err(system)?;
     let inodes = budget.inode_count();
     prune::start(&view.vfs, inodes, device, session.notifier()).map_err(system)?;
     let registration = Registration::new(&mountpoint).map_err(system)?;
-    let control = runtime
-        .block_on(server::start(
-            registration.record().clone(),
-            &view,
-            report,
-            passthrough,
-            notifications,
-        ))
+    let around = server::Around {
+        sandbox: report,
+        passthrough,
+        notifications,
+        mounter,
+        door,
+    };
+    let mut control = runtime
+        .block_on(server::start(registration.record().clone(), &view, around))
         .map_err(|e| Error::System(format!("control socket: {e}")))?;
     super::scrub::start(view.cache.clone(), &view.cache_dir);
     info!(
@@ -127,7 +129,7 @@ pub fn serve(
                 }
             }
         }
-        control.abort();
+        control.abort_all();
         view.close().await;
     });
     Ok(())

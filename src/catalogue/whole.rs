@@ -51,7 +51,6 @@ impl Catalogue {
     /// served. Fails where there is none.
     pub(super) async fn look(self: &Arc<Self>, whole: &dyn Whole) -> Result<()> {
         let now = Instant::now();
-        let is_known = whole.current().is_some();
         let answer = {
             let mut look = lock(&self.look);
             if !look.is_due(self.policy.refresh, now) {
@@ -60,7 +59,10 @@ impl Catalogue {
             if let Some((until, _, error)) = &look.failed
                 && now < *until
             {
-                return if is_known { Ok(()) } else { Err(error.clone()) };
+                return match whole.current() {
+                    Some(_) => Ok(()),
+                    None => Err(error.clone()),
+                };
             }
             match look.under_way.as_ref().filter(|answer| !answer.is_lost()) {
                 Some(answer) => answer.clone(),
@@ -76,12 +78,17 @@ impl Catalogue {
                 }
             }
         };
-        if !is_known {
-            return answer.get().await;
+        // It goes on by itself, and tells what it finds. A generation may be known only now: the
+        // source may have found it on disk while it was asked for a newer one.
+        let answered = tokio::time::timeout(self.policy.patience, answer.clone().get()).await;
+        match (whole.current(), answered) {
+            (Some(_), _) => Ok(()),
+            (None, Ok(outcome)) => outcome,
+            (None, Err(_)) => answer.get().await.or_else(|error| match whole.current() {
+                Some(_) => Ok(()),
+                None => Err(error),
+            }),
         }
-        // It goes on by itself, and tells what it finds.
-        let _ = tokio::time::timeout(self.policy.patience, answer.get()).await;
-        Ok(())
     }
 
     /// Returns until when a listing made now is trusted, and why it is older than it should be, if

@@ -4,6 +4,7 @@
 //! that the order of precedence stands in one place. A help text names the variable.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
@@ -43,6 +44,8 @@ pub enum Command {
     Unmount(UnmountArgs),
     /// Show mounts, their layers' health and the cache
     Status(StatusArgs),
+    /// Ask mounts, through the kernel, whether they serve
+    Probe(ProbeArgs),
     /// Check volume files without mounting them
     Validate(ValidateArgs),
     /// Turn SharedVolume objects into volume files
@@ -204,6 +207,14 @@ pub struct MountArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "true", hide_possible_values = true)]
     pub passthrough: Option<bool>,
+    /// Tell health and figures at this TCP address too, such as 127.0.0.1:9465 [variable:
+    /// SVOL_LISTEN]
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: Option<SocketAddr>,
+    /// The file with the bearer token that is asked for there; a must beyond this machine
+    /// [variable: SVOL_LISTEN_TOKEN_FILE]
+    #[arg(long, value_name = "FILE")]
+    pub listen_token_file: Option<PathBuf>,
     /// Keep all privileges and core dumps, to look for a fault [variable: SVOL_NO_SANDBOX]
     #[arg(long)]
     pub no_sandbox: bool,
@@ -247,6 +258,26 @@ pub struct StatusArgs {
     pub mountpoints: Vec<PathBuf>,
 }
 
+/// `svol probe`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  svol probe /mnt/v
+  svol probe --ready --timeout 5s /mnt/v
+
+Exit status: 0 if all serve, 1 if any does not, within the time given.")]
+pub struct ProbeArgs {
+    /// Ask too whether all layers are ready that the volume requires
+    #[arg(long)]
+    pub ready: bool,
+    /// How long a mount may take
+    #[arg(long, value_name = "DURATION", default_value = "2s")]
+    pub timeout: HumanDuration,
+    /// The mounts
+    #[arg(value_name = "MOUNTPOINT", required = true)]
+    pub mountpoints: Vec<PathBuf>,
+}
+
 /// `svol validate`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -267,7 +298,7 @@ pub struct ValidateArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Prints the volume file, and on the standard error what has no equivalent (then the exit status is 3)
-and what is left to decide. A secret is never written: the volume file names the file to put it into.
+and what is left to decide. A field's secret is never written: the volume file names the file to put it into.
 
 Examples:
   svol convert sharedvolume.yaml -o volume.yaml

@@ -6,13 +6,15 @@ use crate::config::{Place, Problem};
 
 /// Our options that `-o` takes too, as their flags are called; with a `_` for a `-` they are the
 /// same.
-const OURS: [&str; 19] = [
+const OURS: [&str; 21] = [
     "allow-other",
     "bwlimit",
     "cache-dir",
     "cache-size",
     "endpoint-url",
     "gid",
+    "listen",
+    "listen-token-file",
     "log-file",
     "log-format",
     "memory",

@@ -55,8 +55,26 @@ pub fn resolve_mount(
         .as_ref()
         .map(|view| view.volume.spec.mount.clone())
         .unwrap_or_default();
+    let control = view
+        .as_ref()
+        .map(|view| view.volume.spec.control.clone())
+        .unwrap_or_default();
+    let listen = merge.pick("listen", args.listen).or(control.listen);
+    let listen_token_file = merge
+        .path("listen-token-file", args.listen_token_file.clone())
+        .or(control.listen_token_file);
+    if let Some(at) = listen
+        && !at.ip().is_loopback()
+        && listen_token_file.is_none()
+    {
+        let what = "others than this machine could ask there; listen at 127.0.0.1, or name a \
+                    file with a bearer token by --listen-token-file";
+        merge.problem(Place::Argument(format!("--listen {at}")), what);
+    }
     let settings = (|| {
         Some(MountSettings {
+            listen,
+            listen_token_file,
             mountpoint,
             uid: merge.pick("uid", args.uid).or(spec.uid),
             gid: merge.pick("gid", args.gid).or(spec.gid),

@@ -1,6 +1,7 @@
 //! Settings as data: what the command line, the environment, the volume file and the defaults
 //! come to. Built once by [`resolve`](super::resolve), then only read.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::config::{ByteRate, ByteSize, CacheSize, Note, Umask, Volume};
@@ -56,6 +57,10 @@ pub struct MountSettings {
     pub foreground: bool,
     /// Whether to wait until every layer was reached once before saying that the mount serves.
     pub wait: bool,
+    /// The TCP address at which figures and health are told beside the control socket.
+    pub listen: Option<SocketAddr>,
+    /// The file with the token that whoever asks there must have, absolute.
+    pub listen_token_file: Option<PathBuf>,
     /// Whether the daemon gives up what it does not need.
     pub sandbox: bool,
     /// Logging.

@@ -12,6 +12,7 @@ pub mod cache;
 pub mod convert;
 pub mod look;
 pub mod mount;
+pub mod probe;
 pub mod status;
 
 /// Threads that do async work, at least and at most: one that waits for something is another's

@@ -143,7 +143,7 @@ fn unmount_one(path: &Path, timeout: Duration) -> Result<(), String> {
 }
 
 /// Resolves a mount point without touching it: it may be dead.
-fn real_mountpoint(path: &Path) -> std::io::Result<PathBuf> {
+pub(super) fn real_mountpoint(path: &Path) -> std::io::Result<PathBuf> {
     let absolute = std::path::absolute(path)?;
     match (absolute.parent(), absolute.file_name()) {
         (Some(parent), Some(name)) => Ok(parent.canonicalize()?.join(name)),

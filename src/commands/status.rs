@@ -13,6 +13,9 @@ use crate::control::client::{self, PATIENT, PROMPT};
 use crate::control::registry::{self, Record};
 use crate::control::status::{Cache, Layer, Mount, Status, VERSION};
 
+/// Failing paths shown for each mount; the JSON document has more.
+const ERRORS: usize = 3;
+
 /// Prints the state of all mounts of this user, or of those named.
 pub fn status(
     args: &StatusArgs,
@@ -135,6 +138,13 @@ fn print(status: &Status, out: &mut dyn Write) -> std::io::Result<()> {
                     layer.name, layer.hidden
                 )?;
             }
+        }
+        for error in mount.path_errors.iter().take(ERRORS) {
+            writeln!(
+                out,
+                "  ! {} of {} failed, last at {}: {}; next: {}",
+                error.operation, error.path, error.last, error.message, error.next
+            )?;
         }
         writeln!(out)?;
     }

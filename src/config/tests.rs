@@ -461,9 +461,14 @@ fn what_fields_say_together() {
     - http: {url: https://h/, auth: {basic: {username: 'a:b', password: {fromEnv: A}}}}
     - http: {url: https://h/, manifest: {url: https://h/, file: x, format: list}}
     - http: {url: https://h/, manifest: {format: list}}
+    - ftp: {host: h, user: u, password: {fromEnv: A}}
 ",
     );
     for (message, rest) in [
+        (
+            "v.yaml:21:41: spec.layers[7].ftp.password: the password would be sent in the clear",
+            "`clearPassword: true` where the network is trusted",
+        ),
         (
             "v.yaml:8:21: spec.layers[0].local.path: the path is empty",
             "write that of a directory",
@@ -504,7 +509,7 @@ fn what_fields_say_together() {
             "{message}\n{messages:#?}"
         );
     }
-    assert_eq!(messages.len(), 8, "{messages:#?}");
+    assert_eq!(messages.len(), 9, "{messages:#?}");
 }
 
 #[test]

@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -96,6 +97,28 @@ pub struct Spec {
     /// How the volume is mounted.
     #[serde(default, skip_serializing_if = "MountSpec::is_empty")]
     pub mount: MountSpec,
+    /// Where the mount tells how it is.
+    #[serde(default, skip_serializing_if = "ControlSpec::is_empty")]
+    pub control: ControlSpec,
+}
+
+/// Where a mount tells how it is, beside its control socket.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ControlSpec {
+    /// A TCP address with its port, such as `127.0.0.1:9465`. `--listen`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub listen: Option<SocketAddr>,
+    /// The file with the bearer token that is asked for there. `--listen-token-file`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listen_token_file: Option<PathBuf>,
+}
+
+impl ControlSpec {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// The cache on disk.
@@ -406,6 +429,7 @@ impl Volume {
                 timeout: None,
                 cache: CacheSpec::default(),
                 mount: MountSpec::default(),
+                control: ControlSpec::default(),
             },
         }
     }
@@ -429,6 +453,9 @@ impl Volume {
         }
         if let Some(dir) = &mut self.spec.cache.dir {
             *dir = base.join(&*dir);
+        }
+        if let Some(file) = &mut self.spec.control.listen_token_file {
+            *file = base.join(&*file);
         }
     }
 

@@ -1,10 +1,13 @@
 //! What is said about a mount and what it can be told: the status document, the registry of
-//! mounts, and the control socket between `svol status` and its kin and the daemon.
+//! mounts, the figures, and the control socket between `svol status` and its kin and the daemon.
 
 pub mod client;
+pub mod health;
+pub mod metrics;
 pub mod registry;
 pub mod server;
 pub mod status;
+pub mod tcp;
 
 /// Returns an error with all its causes, as one line.
 pub(crate) fn causes(error: &dyn std::error::Error) -> String {

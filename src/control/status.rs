@@ -1,5 +1,6 @@
 //! The status document: stable, versioned, for `svol status --json` and whoever reads it.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -31,6 +32,18 @@ pub struct Mount {
     pub pid: u32,
     /// Its control socket.
     pub socket: PathBuf,
+    /// The same, by the name that the documentation uses.
+    #[serde(default)]
+    pub control_socket: PathBuf,
+    /// The TCP address at which it answers too, if it was asked to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listen: Option<String>,
+    /// How long it has been served, in seconds.
+    #[serde(default)]
+    pub uptime_seconds: f64,
+    /// The generation of the volume that is served: 1 for the one that was mounted.
+    #[serde(default)]
+    pub generation: u64,
     /// Its layers, in the order of the volume: later ones win.
     pub layers: Vec<Layer>,
     /// The cache it uses.
@@ -45,9 +58,39 @@ pub struct Mount {
     pub inodes: u64,
     /// Open files.
     pub open_files: u64,
+    /// Paths that failed and have not worked since, of the last few hundred.
+    #[serde(default)]
+    pub failing_paths: u64,
+    /// The latest of them.
+    #[serde(default)]
+    pub path_errors: Vec<PathError>,
     /// Whether the kernel reads complete cached files itself.
     #[serde(default)]
     pub passthrough: Passthrough,
+}
+
+/// A path's last failure.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PathError {
+    /// Where in the volume, with a leading slash.
+    pub path: String,
+    /// What failed: `lookup`, `list`, `open` or `read`.
+    pub operation: String,
+    /// The layer, where one is to blame.
+    pub layer: Option<String>,
+    /// Why, as one word.
+    pub reason: String,
+    /// Why, for people.
+    pub message: String,
+    /// When it failed first since it last worked, as RFC 3339.
+    pub since: String,
+    /// When it failed last, as RFC 3339.
+    pub last: String,
+    /// How often it failed since then.
+    pub times: u64,
+    /// What happens next, for people.
+    pub next: String,
 }
 
 /// Whether the kernel reads complete cached files itself.
@@ -100,18 +143,54 @@ pub struct Layer {
     pub source: String,
     /// Where it is grafted.
     pub path: String,
+    /// Whether the mount is ready only if this layer is.
+    #[serde(default)]
+    pub required: bool,
+    /// Whether its files are read in place, on this machine.
+    #[serde(default)]
+    pub in_place: bool,
     /// Its state, in the manner of Kubernetes.
     pub conditions: Vec<Condition>,
     /// Bytes that came from the source.
     pub bytes_fetched: u64,
     /// Requests made to the source.
     pub requests: u64,
-    /// Requests that failed.
+    /// Operations that failed in the end.
     pub errors: u64,
+    /// The same by reason.
+    #[serde(default)]
+    pub errors_by_reason: BTreeMap<String, u64>,
+    /// Requests that were sent again.
+    #[serde(default)]
+    pub retries: u64,
+    /// Whether nothing is asked of the source for now, as it did not answer lately.
+    #[serde(default)]
+    pub breaker_open: bool,
+    /// Operations and bodies under way.
+    #[serde(default)]
+    pub in_flight: u64,
+    /// How long the source takes to answer.
+    #[serde(default)]
+    pub answers: Answers,
+    /// Directories listed by the source.
+    #[serde(default)]
+    pub listings: u64,
+    /// Listings that failed.
+    #[serde(default)]
+    pub listing_failures: u64,
+    /// Listings served although they were older than they should be.
+    #[serde(default)]
+    pub stale_served: u64,
     /// Reads answered from the cache.
     pub hits: u64,
+    /// Bytes that readers got so.
+    #[serde(default)]
+    pub hit_bytes: u64,
     /// Reads that waited for the source.
     pub misses: u64,
+    /// Bytes that readers got so.
+    #[serde(default)]
+    pub miss_bytes: u64,
     /// Bytes fetched ahead and then read.
     pub prefetch_used: u64,
     /// Bytes fetched ahead in vain.
@@ -122,6 +201,38 @@ pub struct Layer {
     pub last_refresh: Option<String>,
     /// What it last failed with.
     pub last_error: Option<String>,
+}
+
+impl Layer {
+    /// Returns the condition `Ready`.
+    pub fn ready(&self) -> Option<&Condition> {
+        self.conditions.iter().find(|c| c.kind == "Ready")
+    }
+
+    /// Returns whether the source answered the last request.
+    pub fn is_ready(&self) -> bool {
+        self.ready().is_some_and(|c| c.status == "True")
+    }
+}
+
+/// How long a source takes to answer; for a read, up to its first byte.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Answers {
+    /// Answers by the time that they took, the fastest first.
+    pub buckets: Vec<Bucket>,
+    /// The sum of all times.
+    pub sum_seconds: f64,
+}
+
+/// Answers that took about as long.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Bucket {
+    /// At most so long, and longer than those of the bucket before; nothing for all that took longer.
+    pub within_millis: Option<u64>,
+    /// How many.
+    pub count: u64,
 }
 
 /// A condition of a layer.
@@ -139,6 +250,9 @@ pub struct Condition {
     pub message: String,
     /// Since when, as RFC 3339.
     pub last_transition_time: String,
+    /// The volume's generation that this is about.
+    #[serde(default)]
+    pub observed_generation: u64,
 }
 
 /// A cache.
@@ -161,6 +275,15 @@ pub struct Cache {
     pub unkept_bytes: u64,
     /// What was found damaged on disk, dropped and fetched again.
     pub healed: u64,
+    /// Bytes that were evicted.
+    #[serde(default)]
+    pub evicted_bytes: u64,
+    /// Bytes read from the cache, wherever in it they were.
+    #[serde(default)]
+    pub read_bytes: u64,
+    /// Of these, bytes that were in memory.
+    #[serde(default)]
+    pub memory_read_bytes: u64,
 }
 
 impl Cache {
@@ -178,6 +301,9 @@ impl Cache {
             }),
             unkept_bytes: stats.unkept_bytes,
             healed: stats.healed,
+            evicted_bytes: stats.evicted_bytes,
+            read_bytes: stats.read_bytes,
+            memory_read_bytes: stats.memory_read_bytes,
         }
     }
 }

@@ -67,6 +67,8 @@ pub struct Counters {
     pub hits: AtomicU64,
     /// Reads that had to wait for a source.
     pub misses: AtomicU64,
+    /// Bytes that readers got from these.
+    pub miss_bytes: AtomicU64,
 }
 
 impl Fetcher {
@@ -131,6 +133,11 @@ impl Counters {
     /// Counts a read that waited for a source.
     pub fn miss(&self) {
         add(&self.misses, 1);
+    }
+
+    /// Counts the bytes that came of such a read.
+    pub fn missed(&self, bytes: usize) {
+        add(&self.miss_bytes, bytes as u64);
     }
 }
 

@@ -40,20 +40,7 @@ mod tests {
 
     #[test]
     fn only_absence_is_enoent() {
-        let all = [
-            ErrorKind::NotFound,
-            ErrorKind::Changed,
-            ErrorKind::Denied,
-            ErrorKind::NotNow,
-            ErrorKind::Timeout,
-            ErrorKind::Unreachable,
-            ErrorKind::Interrupted,
-            ErrorKind::Throttled,
-            ErrorKind::Server,
-            ErrorKind::Lied,
-            ErrorKind::Invalid,
-        ];
-        for kind in all {
+        for kind in ErrorKind::ALL {
             let error = Error::Source(source::Error::new(kind, "x"));
             assert_ne!(errno(&error).code(), Errno::ENOENT.code(), "{kind:?}");
         }

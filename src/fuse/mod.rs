@@ -28,6 +28,7 @@ pub mod mount;
 pub mod mounter;
 mod notify;
 mod passthrough;
+pub mod probe;
 pub mod prune;
 mod replies;
 mod report;
@@ -274,6 +275,8 @@ impl Filesystem for Fuse {
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        #[cfg(feature = "failpoints")]
+        wedge::stand();
         match self.vfs.attr(ino.0) {
             // What a directory is can change under its number.
             Ok(attr) if attr.kind == Kind::Dir => reply.attr(&DIR_ATTR, &file_attr(&attr)),
@@ -633,6 +636,26 @@ impl Filesystem for Fuse {
 
     fn destroy(&mut self) {
         warn_if_busy(&self.vfs);
+    }
+}
+
+/// Lets a test wedge the mount: whatever thread asks for attributes stands still until told to go on.
+#[cfg(feature = "failpoints")]
+pub mod wedge {
+    use std::sync::{Condvar, Mutex, PoisonError};
+
+    static WEDGED: Mutex<bool> = Mutex::new(false);
+    static FREED: Condvar = Condvar::new();
+
+    /// Wedges the mount, or frees it.
+    pub fn set(wedged: bool) {
+        *WEDGED.lock().unwrap_or_else(PoisonError::into_inner) = wedged;
+        FREED.notify_all();
+    }
+
+    pub(super) fn stand() {
+        let wedged = WEDGED.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(FREED.wait_while(wedged, |wedged| *wedged));
     }
 }
 

@@ -3,7 +3,7 @@
 //! The daemon gives up the right to mount, and the right to run fusermount3, before it reads a byte
 //! of a source; but it has to unmount at its end, and to tell the kernel which file to read itself.
 //! So a second process of this program is started first. It knows one mount point and what is to be
-//! mounted there, told once at its start, then obeys five orders, and ends with the daemon. It has
+//! mounted there, told once at its start, then obeys six orders, and ends with the daemon. It has
 //! no secrets: its environment is `PATH` alone. It keeps no file of the mount open, so that the
 //! daemon's death is the mount's at once.
 
@@ -14,6 +14,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -23,12 +24,16 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::mount::{self, MountSettings};
+use super::probe::{self, Prober};
 
 /// Set for the process that is the mounter; its standard input is the socket to the daemon.
 const ROLE: &str = "SVOL_MOUNTER";
 
 /// The longest message, in bytes: two paths of the longest kind and what is around them.
 const MESSAGE: usize = 32 * 1024;
+
+/// How long a mount may take to answer before it counts as wedged.
+pub const PROBE: Duration = Duration::from_secs(2);
 
 /// The most open files that go with a message.
 const FILES: usize = 2;
@@ -47,6 +52,8 @@ enum Order {
     OpenBacking,
     /// With the mount's device.
     CloseBacking(u32),
+    /// Asks the mount whether it serves, or whether it has answered yet; with true, anew.
+    Probe(bool),
     End,
 }
 
@@ -59,6 +66,8 @@ struct Answer {
     said: Option<String>,
     /// What the kernel calls a file that it was told of.
     backing: Option<u32>,
+    /// What the mount answered.
+    probe: Option<probe::Answer>,
 }
 
 /// The daemon's end of a mounter. The process ends when this is dropped, or when the daemon dies;
@@ -130,6 +139,17 @@ impl Mounter {
             .map(drop)
     }
 
+    /// Asks the mount, through the kernel, whether it serves; returns how long that took, or why it
+    /// does not. Blocks for up to [`PROBE`], and leaves other orders through meanwhile.
+    pub fn probe(&self) -> Result<Duration, String> {
+        probe::within(PROBE, |anew| {
+            let (answer, _) = self.ask(&Order::Probe(anew), &[])?;
+            answer
+                .probe
+                .ok_or_else(|| io::ErrorKind::InvalidData.into())
+        })
+    }
+
     /// Unmounts what was mounted: politely, then lazily.
     pub fn end(&self) -> io::Result<()> {
         self.ask(&Order::End, &[]).map(drop)
@@ -193,6 +213,7 @@ pub fn run() -> io::Result<()> {
     else {
         return Err(io::ErrorKind::InvalidInput.into());
     };
+    let mut prober = Prober::new(&mountpoint);
     while let Some((order, with)) = receive::<Order>(&socket)? {
         let mut answer = Answer::default();
         let mut device = None;
@@ -205,6 +226,9 @@ pub fn run() -> io::Result<()> {
                 fuser::BackingId::create_raw(device, file).map(|id| answer.backing = Some(id))
             }
             (Order::CloseBacking(id), [device]) => close_backing(device, id),
+            (Order::Probe(anew), []) => prober
+                .step(anew, PROBE, Stdio::null())
+                .map(|said| answer.probe = Some(said)),
             (Order::End, []) => mount::end(&mountpoint),
             _ => Err(io::ErrorKind::InvalidInput.into()),
         };
@@ -217,6 +241,7 @@ pub fn run() -> io::Result<()> {
         let files: Vec<BorrowedFd<'_>> = device.iter().map(AsFd::as_fd).collect();
         send(&socket, &answer, &files)?;
     }
+    prober.give_up();
     Ok(())
 }
 

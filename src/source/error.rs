@@ -37,6 +37,21 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
+    /// All kinds.
+    pub const ALL: [ErrorKind; 11] = [
+        ErrorKind::NotFound,
+        ErrorKind::Changed,
+        ErrorKind::Denied,
+        ErrorKind::NotNow,
+        ErrorKind::Timeout,
+        ErrorKind::Unreachable,
+        ErrorKind::Interrupted,
+        ErrorKind::Throttled,
+        ErrorKind::Server,
+        ErrorKind::Lied,
+        ErrorKind::Invalid,
+    ];
+
     /// Returns whether the same request may succeed a moment later.
     pub fn is_transient(self) -> bool {
         matches!(

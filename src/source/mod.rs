@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -96,6 +97,12 @@ pub trait Source: Send + Sync + 'static {
 
     /// Returns the ability to be read in place, without a cache.
     fn in_place(&self) -> Option<&dyn InPlace> {
+        None
+    }
+
+    /// Returns for how long nothing will be asked of it, as it did not answer lately; nothing where
+    /// the next reader's request is sent. Only what stands around a source knows.
+    fn pause(&self) -> Option<Duration> {
         None
     }
 }

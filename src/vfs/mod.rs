@@ -35,6 +35,7 @@ mod open;
 mod opener;
 mod shards;
 mod stored;
+mod troubles;
 mod xattr;
 
 pub use attr::{Attr, Owner};
@@ -42,6 +43,7 @@ pub use error::{Error, Result};
 pub use node::{Idle, Ino, ROOT};
 pub use open::Backing;
 pub use stored::{Brought, Stored};
+pub use troubles::{Operation, Trouble};
 
 use ahead::Ahead;
 use file::Handle;
@@ -49,6 +51,7 @@ use hidden::HiddenNames;
 use node::{Node, Nodes, What};
 use opener::Opener;
 use shards::Shards;
+use troubles::Troubles;
 
 /// For how long the kernel may keep what never changes: an inode's attributes.
 pub const FOREVER: Duration = Duration::from_secs(24 * 3600);
@@ -69,6 +72,7 @@ pub struct Vfs {
     dirs: Shards<Arc<DirHandle>>,
     next_handle: AtomicU64,
     hidden: HiddenNames,
+    troubles: Troubles,
 }
 
 /// How a layer is read.
@@ -163,6 +167,7 @@ impl Vfs {
             dirs: Shards::new(),
             next_handle: AtomicU64::new(1),
             hidden: HiddenNames::default(),
+            troubles: Troubles::default(),
         }
     }
 
@@ -220,6 +225,12 @@ impl Vfs {
 
     /// Looks `name` up in a directory, from memory.
     pub fn lookup_now(&self, parent: Ino, name: &[u8]) -> Option<Result<Looked>> {
+        let result = self.look_up_now(parent, name)?;
+        self.note_lookup(parent, name, &result);
+        Some(result)
+    }
+
+    fn look_up_now(&self, parent: Ino, name: &[u8]) -> Option<Result<Looked>> {
         let (dir, name) = match self.lookup_args(parent, name) {
             Ok(args) => args,
             Err(error) => return Some(Err(error)),
@@ -235,6 +246,12 @@ impl Vfs {
 
     /// Looks `name` up in a directory.
     pub async fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Looked> {
+        let result = self.look_up(parent, name).await;
+        self.note_lookup(parent, name, &result);
+        result
+    }
+
+    async fn look_up(&self, parent: Ino, name: &[u8]) -> Result<Looked> {
         let (dir, name) = self.lookup_args(parent, name)?;
         self.lookup_in(&dir.path, &name).await
     }
@@ -319,18 +336,32 @@ impl Vfs {
             Err(error) => return Some(Err(error)),
         };
         let listing = self.namespace.peek_list(&node.path)?;
-        Some(
-            listing
-                .map(|l| self.opened_dir(node, l))
-                .map_err(Error::from),
-        )
+        Some(self.listed(node, listing.map_err(Error::from)))
     }
 
     /// Opens a directory.
     pub async fn opendir(&self, ino: Ino) -> Result<OpenedDir> {
         let node = self.dir_node(ino)?;
-        let listing = self.namespace.list(&node.path).await?;
-        Ok(self.opened_dir(node, listing))
+        let listing = self.namespace.list(&node.path).await;
+        self.listed(node, listing.map_err(Error::from))
+    }
+
+    fn listed(&self, node: Arc<Node>, listing: Result<Merged>) -> Result<OpenedDir> {
+        match listing {
+            Ok(listing) => {
+                // One that lacks a layer proves nothing of the names that are not in it.
+                if listing.degraded().is_empty() {
+                    self.troubles.works(&node.path, Operation::List);
+                }
+                Ok(self.opened_dir(node, listing))
+            }
+            Err(error) => {
+                let layer = None;
+                self.troubles
+                    .failed(&node.path, Operation::List, layer, &error);
+                Err(error)
+            }
+        }
     }
 
     fn opened_dir(&self, node: Arc<Node>, listing: Merged) -> OpenedDir {
@@ -478,6 +509,42 @@ impl Vfs {
     /// Returns where in the volume an inode is, with a leading slash.
     pub fn path_of(&self, ino: Ino) -> Option<String> {
         self.nodes.get(ino).map(|n| n.path.to_string())
+    }
+
+    /// Returns what failed in the volume and has not worked since, the latest first; of the last few
+    /// hundred paths.
+    pub fn troubles(&self) -> Vec<Trouble> {
+        self.troubles.below(&RelPath::root())
+    }
+
+    fn note_lookup<T>(&self, parent: Ino, name: &[u8], result: &Result<T>) {
+        let failed = matches!(result, Err(Error::Source(_)));
+        if !failed && self.troubles.is_empty() {
+            return;
+        }
+        let Ok((dir, name)) = self.lookup_args(parent, name) else {
+            return;
+        };
+        let path = dir.path.join(&name);
+        match result {
+            Err(error @ Error::Source(_)) => {
+                self.troubles.failed(&path, Operation::Lookup, None, error);
+            }
+            // That it is clearly not there is an answer too.
+            _ => self.troubles.works(&path, Operation::Lookup),
+        }
+    }
+
+    /// Takes note of what came of opening or reading a file.
+    fn note_file<T>(&self, node: &Node, operation: Operation, result: &Result<T>) {
+        match (result, &node.what) {
+            (Ok(_), _) => self.troubles.works(&node.path, operation),
+            (Err(error), What::Leaf { layer, .. }) => {
+                let layer = Some(*layer);
+                self.troubles.failed(&node.path, operation, layer, error);
+            }
+            (Err(_), What::Root | What::Dir { .. }) => {}
+        }
     }
 
     /// Takes note of a failed read: what a source says is gone or changed is looked at again.

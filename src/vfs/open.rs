@@ -11,6 +11,7 @@ use super::error::{Error, Result};
 use super::file::{Handle, InPlaceFile, OpenFile, RemoteFile};
 use super::node::{Ino, Node, What};
 use super::opener::{ONE_REQUEST, pinned};
+use super::troubles::Operation;
 use crate::entry::{Entry, Kind};
 use crate::fetch::Counters;
 use crate::namespace::{Found, LookupError};
@@ -43,24 +44,30 @@ impl Vfs {
             Ok(node) => node,
             Err(error) => return Some(Err(error)),
         };
+        let result = self.open_node_now(&node, caller)?;
+        self.note_file(&node, Operation::Open, &result);
+        Some(result)
+    }
+
+    fn open_node_now(&self, node: &Arc<Node>, caller: u32) -> Option<Result<u64>> {
         let found = self
             .namespace
             .peek_lookup(&node.path.parent()?, &node.path.file_name()?)?;
-        let Current { entry, is_replaced } = match self.current(&node, found, caller) {
+        let Current { entry, is_replaced } = match self.current(node, found, caller) {
             Ok(current) => current,
             Err(error) => return Some(Err(error)),
         };
-        let leaf = leaf(&node).ok()?;
+        let leaf = leaf(node).ok()?;
         if !is_replaced && self.opener.must_probe(leaf.layer, leaf.path, &entry) {
             return None;
         }
-        if let Some(file) = opened(&node) {
-            return Some(Ok(self.handle(node, file)));
+        if let Some(file) = opened(node) {
+            return Some(Ok(self.handle(node.clone(), file)));
         }
         if !pinned(&entry) {
             return None;
         }
-        let file = self.open_file(&node, entry)?;
+        let file = self.open_file(node, entry)?;
         Some(file.map(|file| self.handle(node.clone(), file)))
     }
 
@@ -72,6 +79,12 @@ impl Vfs {
     /// Opens a file for the thread `caller`, as [`Vfs::open_now_for`].
     pub async fn open_for(self: &Arc<Self>, ino: Ino, caller: u32) -> Result<u64> {
         let node = self.file_node(ino)?;
+        let result = self.open_node(node.clone(), caller).await;
+        self.note_file(&node, Operation::Open, &result);
+        result
+    }
+
+    async fn open_node(self: &Arc<Self>, node: Arc<Node>, caller: u32) -> Result<u64> {
         let Leaf { layer, path, entry } = leaf(&node)?;
         let mut entry = entry.clone();
         let mut is_known = false;
@@ -124,6 +137,7 @@ impl Vfs {
     pub fn read_now(&self, handle: u64, offset: u64, buf: &mut [u8]) -> Option<Result<usize>> {
         let handle = self.handles.get(handle)?;
         let result = handle.read_now(offset, buf)?;
+        self.note_file(&handle.node, Operation::Read, &result);
         if let (Ok(n), Some(counters)) = (&result, self.counters_of(&handle.node)) {
             counters.hit(*n);
         }
@@ -161,11 +175,21 @@ impl Vfs {
                 self.handles.remove(opened).ok_or(Error::Stale)?
             }
         };
-        if let Some(counters) = self.counters_of(&handle.node) {
+        let counters = self.counters_of(&handle.node);
+        if let Some(counters) = counters {
             counters.miss();
         }
-        let result = handle.read(offset, len, take).await;
+        // Before the reader has its bytes: who then looks at the figures finds them there.
+        let noted = |bytes: &[u8]| {
+            self.note_file(&handle.node, Operation::Read, &Ok(()));
+            if let Some(counters) = counters {
+                counters.missed(bytes.len());
+            }
+            take(bytes)
+        };
+        let result = handle.read(offset, len, noted).await;
         if let Err(error) = &result {
+            self.note_file(&handle.node, Operation::Read, &result);
             self.look_into(&handle.node, error).await;
         }
         if let OpenFile::Remote(file) = &*handle.file {

@@ -8,7 +8,8 @@ use super::error::{Error, Result};
 use super::file::OpenFile;
 use super::node::{Ino, Node, What};
 use super::open::{object_key, opened};
-use crate::entry::Kind;
+use super::troubles::{Operation, Trouble};
+use crate::entry::{Kind, Timestamp};
 use crate::source;
 
 impl Vfs {
@@ -28,6 +29,7 @@ impl Vfs {
                 .map(|hash| format!("blake3:{}", hash.to_hex()))
                 .ok_or(Error::NoAttribute),
             "stale" => self.stale(&node).ok_or(Error::NoAttribute),
+            "error" => self.error_of(&node).ok_or(Error::NoAttribute),
             _ => Err(Error::NoAttribute),
         }
     }
@@ -72,6 +74,70 @@ impl Vfs {
             reasons.extend(degraded.chain(listing.stale()).map(|(l, e)| say(l, e)));
         }
         (!reasons.is_empty()).then(|| reasons.join("\n"))
+    }
+
+    /// The last failure of a file, or of a directory and what is below it, that nothing has
+    /// disproved since: what failed, at which source, since when, and what happens next.
+    fn error_of(&self, node: &Node) -> Option<String> {
+        let trouble = if node.is_dir() {
+            self.troubles.below(&node.path).into_iter().next()?
+        } else {
+            self.troubles.get(&node.path)?
+        };
+        if let Some((size, Some(object))) = self.object(node)
+            && size == object.present_bytes()
+        {
+            // All of it came by other ways: it can be read.
+            self.troubles.works(&node.path, Operation::Read);
+            return None;
+        }
+        Some(self.in_words(&trouble))
+    }
+
+    /// Returns a trouble as a sentence for people.
+    pub fn in_words(&self, trouble: &Trouble) -> String {
+        let time = |at: Timestamp| humantime::format_rfc3339_seconds(at.into());
+        let Trouble {
+            path,
+            operation,
+            message,
+            reason,
+            times,
+            ..
+        } = trouble;
+        let (since, last) = (time(trouble.since), time(trouble.last));
+        let when = match times {
+            1 => format!("at {since}"),
+            n => format!("{n} times since {since}, last at {last}"),
+        };
+        let next = self.next_of(trouble);
+        let what = operation.name();
+        format!("{what} of {path} failed ({reason}) {when}: {message}; next: {next}")
+    }
+
+    /// Returns what happens next, for people.
+    pub fn next_of(&self, trouble: &Trouble) -> String {
+        let layers = match trouble.layer {
+            Some(layer) => vec![layer],
+            None => (0..self.namespace.layers().len()).collect(),
+        };
+        // Of a directory no layer is to blame for certain: whichever its message names.
+        let named = |layer: &usize| {
+            let name = &self.namespace.layers()[*layer].name;
+            trouble.layer.is_some() || trouble.message.contains(&format!("source {name}:"))
+        };
+        let pause = layers
+            .into_iter()
+            .filter(named)
+            .filter_map(|layer| self.source(layer).pause())
+            .max();
+        match pause {
+            Some(pause) => {
+                let at = humantime::format_rfc3339_seconds(std::time::SystemTime::now() + pause);
+                format!("the source is not asked before {at}, then by whoever wants it")
+            }
+            None => "the source is asked again by whoever wants it".into(),
+        }
     }
 
     /// How much of a file is on this machine, as `bytes/size`.

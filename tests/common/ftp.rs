@@ -129,7 +129,7 @@ impl TestFtp {
         settings.port = Some(self.port);
         settings.tls = self.way.tls;
         if self.way.tls != FtpTls::None {
-            settings.ca_bundle = Some(self.ca());
+            settings.certificates.ca_bundle = Some(self.ca());
             settings.password = Some(Secret::fixed(PASSWORD));
             if self.way.machine {
                 settings.user = Some(USER.into());

@@ -277,18 +277,18 @@ async fn ftps_wants_a_certificate_that_is_trusted() {
         let world = OnFtp::new(pyftpdlib(tls)).await;
         world.put("f", b"x").await;
         let mut settings = world.settings.clone();
-        settings.ca_bundle = None;
+        settings.certificates.ca_bundle = None;
         let error = FtpSource::new(settings.clone()).unwrap();
         let error = error.list(&RelPath::root()).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
         assert!(error.to_string().contains("CA bundle"), "{error}");
         // Of the right authority, for another host.
-        settings.ca_bundle = Some(world.server.ca());
+        settings.certificates.ca_bundle = Some(world.server.ca());
         settings.host = "localhost".into();
         let error = FtpSource::new(settings.clone()).unwrap();
         let error = error.list(&RelPath::root()).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
-        settings.ca_bundle = Some(world.server.root.join("root/f"));
+        settings.certificates.ca_bundle = Some(world.server.root.join("root/f"));
         let error = FtpSource::new(settings).map(|_| ()).unwrap_err();
         assert!(error.to_string().contains("CA bundle"), "{error}");
     }
@@ -303,6 +303,24 @@ async fn ftps_wants_a_certificate_that_is_trusted() {
         error.to_string().contains("encryption: explicit"),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn certificates_that_change_are_read_again() {
+    let world = OnFtp::new(pyftpdlib(FtpTls::Explicit)).await;
+    world.put("f", b"x").await;
+    let other = TestFtp::start(Way::vsftpd());
+    let file = world.server.root.join("ca");
+    std::fs::copy(other.ca(), &file).unwrap();
+    let mut settings = world.settings.clone();
+    settings.certificates.ca_bundle = Some(file.clone());
+    let source = FtpSource::new(settings).unwrap();
+    let error = source.list(&RelPath::root()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+    std::fs::remove_file(&file).unwrap();
+    std::fs::copy(world.server.ca(), &file).unwrap();
+    let listing = source.list(&RelPath::root()).await.unwrap();
+    assert_eq!(listing.entries.len(), 1);
 }
 
 #[tokio::test]

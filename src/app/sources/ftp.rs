@@ -20,10 +20,8 @@ pub(super) fn build(_: &config::FtpSource) -> source::Result<Arc<dyn Source>> {
 
 #[cfg(feature = "ftp")]
 pub(super) fn build(ftp: &config::FtpSource) -> source::Result<Arc<dyn Source>> {
-    use crate::source::ftp::{ClientCertificate, FtpSettings, FtpSource, FtpTls};
+    use crate::source::ftp::{FtpSettings, FtpSource, FtpTls};
 
-    let tls = ftp.tls.as_ref();
-    let client = tls.and_then(|tls| tls.client.as_ref());
     let settings = FtpSettings {
         port: ftp.port,
         // A URL's path begins where the login leads.
@@ -36,11 +34,7 @@ pub(super) fn build(ftp: &config::FtpSource) -> source::Result<Arc<dyn Source>> 
         user: ftp.user.as_ref().map(|user| user.as_str().to_owned()),
         password: ftp.password.as_ref().map(super::secret),
         clear_password: ftp.clear_password,
-        ca_bundle: tls.and_then(|tls| tls.ca_file.clone()),
-        client_certificate: client.map(|client| ClientCertificate {
-            certificate: client.cert_file.clone(),
-            key: client.key_file.clone(),
-        }),
+        certificates: super::tls(&ftp.tls),
         connections: connections(ftp),
         ..FtpSettings::new(ftp.host.as_str())
     };

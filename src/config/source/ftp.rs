@@ -21,7 +21,7 @@ pub struct FtpSource {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub port: Option<u16>,
-    /// The directory; `/`, where the login leads, if left out.
+    /// The directory, from where the login leads; that directory, `/`, if left out.
     #[serde(default)]
     pub path: RemotePath,
     /// Whether and how the connection is encrypted.

@@ -23,7 +23,7 @@ use tokio::net::TcpStream;
 use super::line::{self, Item, What};
 use super::reply::{Reply, broken};
 use super::time;
-use super::{FtpTls, Server, tls};
+use super::{FtpTls, Server};
 use crate::source::{Error, ErrorKind, Result, progress};
 
 /// How long a connection may take to be made, as for HTTP.
@@ -387,7 +387,6 @@ impl Connection {
 }
 
 async fn connect(server: &Server) -> Result<AsyncRustlsFtpStream> {
-    let connector = || AsyncRustlsConnector::from(tls::connector(&server.certificates));
     let address = (server.host.as_str(), server.port);
     let unreachable = |error: FtpError| {
         let error = broken(error, "cannot connect");
@@ -398,8 +397,9 @@ async fn connect(server: &Server) -> Result<AsyncRustlsFtpStream> {
         }
     };
     if server.tls == FtpTls::Implicit {
+        let connector: AsyncRustlsConnector = server.certificates.connector().await?.into();
         let connect =
-            AsyncRustlsFtpStream::connect_secure_implicit(address, connector(), &server.host);
+            AsyncRustlsFtpStream::connect_secure_implicit(address, connector, &server.host);
         return connect.await.map_err(unreachable);
     }
     let stream = within(TcpStream::connect(address))
@@ -412,7 +412,8 @@ async fn connect(server: &Server) -> Result<AsyncRustlsFtpStream> {
     if server.tls == FtpTls::None {
         return Ok(ftp);
     }
-    match ftp.into_secure(connector(), &server.host).await {
+    let connector: AsyncRustlsConnector = server.certificates.connector().await?.into();
+    match ftp.into_secure(connector, &server.host).await {
         Ok(ftp) => Ok(ftp),
         Err(FtpError::UnexpectedResponse(response)) => {
             let error = Reply::from(response).error("AUTH TLS");

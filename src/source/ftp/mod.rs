@@ -8,16 +8,13 @@
 //! parent's listing tells.
 
 use std::ops::Range;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use rustls::ClientConfig;
 
 use super::confidence::Confidences;
-use super::secret::Secret;
 use super::{Body, Error, ErrorKind, HiddenWhy, Listing, ListingBuilder, Result, Source};
 use crate::entry::{Entry, Timestamp};
 use crate::path::RelPath;
@@ -27,6 +24,7 @@ mod connection;
 mod line;
 mod pool;
 mod reply;
+mod settings;
 mod time;
 mod tls;
 mod version;
@@ -36,15 +34,9 @@ use connection::Command;
 use line::{Item, What};
 use pool::{Lease, Pool};
 use reply::Reply;
-
-/// How many connections a source makes unless told: many servers permit each client five or so.
-pub const CONNECTIONS: usize = 4;
-
-/// Whoever logs in without a name.
-pub const ANONYMOUS: &str = "anonymous";
-
-/// The password of those, by custom an address.
-const ANONYMOUS_PASSWORD: &str = "svol@";
+use settings::Server;
+pub use settings::{ANONYMOUS, CONNECTIONS, FtpSettings, FtpTls};
+use tls::Certificates;
 
 /// What stays as it is in a URL's path.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
@@ -53,111 +45,6 @@ const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'_')
     .remove(b'~')
     .remove(b'/');
-
-/// Whether a connection is encrypted.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum FtpTls {
-    /// Not at all.
-    #[default]
-    None,
-    /// From `AUTH TLS` on, before the login; without it nothing is sent. Port 21.
-    Explicit,
-    /// From its first byte. Port 990.
-    Implicit,
-}
-
-impl FtpTls {
-    /// Returns the port that is meant where none is named.
-    pub fn port(self) -> u16 {
-        match self {
-            FtpTls::None | FtpTls::Explicit => 21,
-            FtpTls::Implicit => 990,
-        }
-    }
-}
-
-/// A certificate that shows who asks, both files in PEM.
-#[derive(Debug, Clone)]
-pub struct ClientCertificate {
-    /// The certificate, and those that vouch for it.
-    pub certificate: PathBuf,
-    /// Its private key.
-    pub key: PathBuf,
-}
-
-/// Which tree, and how it is reached.
-#[derive(Debug, Clone)]
-pub struct FtpSettings {
-    /// The server's name or address.
-    pub host: String,
-    /// Its port; [`FtpTls::port`] if not set.
-    pub port: Option<u16>,
-    /// The tree's directory: from the server's root if it begins with a slash, else from where the
-    /// login leads. Empty is that directory.
-    pub path: String,
-    /// Whether connections are encrypted, those for data too.
-    pub tls: FtpTls,
-    /// Who asks; [`ANONYMOUS`] if not set.
-    pub user: Option<String>,
-    /// The password.
-    pub password: Option<Secret>,
-    /// Whether a password may be sent without TLS, for anyone on the way to read.
-    pub clear_password: bool,
-    /// A file of PEM certificates that are trusted beside the system's.
-    pub ca_bundle: Option<PathBuf>,
-    /// A certificate that shows who asks.
-    pub client_certificate: Option<ClientCertificate>,
-    /// How many connections there may be at once; at least one. Where the server has no room for
-    /// that many, there are fewer.
-    pub connections: usize,
-}
-
-impl FtpSettings {
-    /// Returns settings with nothing but the host set.
-    pub fn new(host: impl Into<String>) -> FtpSettings {
-        FtpSettings {
-            host: host.into(),
-            port: None,
-            path: String::new(),
-            tls: FtpTls::None,
-            user: None,
-            password: None,
-            clear_password: false,
-            ca_bundle: None,
-            client_certificate: None,
-            connections: CONNECTIONS,
-        }
-    }
-}
-
-/// What a connection is made with.
-struct Server {
-    host: String,
-    port: u16,
-    tls: FtpTls,
-    certificates: ClientConfig,
-    user: String,
-    secret: Option<Secret>,
-    confidences: Confidences,
-    /// Whether data connections begin with PASV, since EPSV did not do.
-    prefers_pasv: Arc<AtomicBool>,
-}
-
-impl Server {
-    /// Returns the password as it is now.
-    fn password(&self) -> Result<String> {
-        let Some(secret) = &self.secret else {
-            return Ok(ANONYMOUS_PASSWORD.into());
-        };
-        let password = secret.read()?;
-        if password.contains(['\r', '\n', '\0']) {
-            let what = "the password has a line break in it, which FTP cannot send";
-            return Err(Error::new(ErrorKind::Denied, what));
-        }
-        self.confidences.remember(password.clone());
-        Ok(password)
-    }
-}
 
 /// A tree on an FTP server.
 pub struct FtpSource {
@@ -201,7 +88,7 @@ impl FtpSource {
         if host.is_empty() || user.is_empty() {
             return invalid("no host or an empty user name");
         }
-        let certificates = tls::config(&settings)?;
+        let certificates = Certificates::new(settings.certificates)?;
         let port = settings.port.unwrap_or_else(|| settings.tls.port());
         let path = settings.path.trim_end_matches('/').to_owned();
         let path = match settings.path.starts_with('/') && path.is_empty() {

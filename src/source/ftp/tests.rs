@@ -1,4 +1,5 @@
 use super::*;
+use crate::source::Secret;
 
 fn settings(host: &str) -> FtpSettings {
     FtpSettings::new(host)

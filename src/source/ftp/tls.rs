@@ -1,7 +1,8 @@
 //! What is trusted, and the TLS sessions of a control connection and its data connections.
 
-use std::path::Path;
-use std::sync::Arc;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::ClientConfig;
 use rustls::client::Resumption;
@@ -11,23 +12,67 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls_platform_verifier::Verifier;
 use tokio_rustls::TlsConnector;
 
-use super::{ClientCertificate, FtpSettings};
-use crate::source::{Error, ErrorKind, Result};
+use crate::source::{ClientCertificate, Error, ErrorKind, Result, TlsSettings};
 
 /// How many sessions a control connection keeps: each data connection uses one up and gets another.
 const SESSIONS: usize = 16;
 
-/// Returns what makes the TLS connections of one control connection. These share their sessions, with
-/// no others: many servers take a data connection only if it resumes its control connection's
-/// session, as proof that it is ours, and vsftpd's processes know only their own.
-pub(super) fn connector(config: &ClientConfig) -> TlsConnector {
-    let mut config = config.clone();
-    config.resumption = Resumption::in_memory_sessions(SESSIONS);
-    TlsConnector::from(Arc::new(config))
+/// What a file looked like: its time, size and inode; nothing where it cannot be told.
+type Look = Option<(std::time::SystemTime, u64, u64)>;
+
+/// What is trusted, and who asks. Files that have changed are read again for the next connection.
+pub(super) struct Certificates {
+    settings: TlsSettings,
+    /// Held for the disk only, never across an await.
+    read: Mutex<(Vec<Look>, ClientConfig)>,
 }
 
-/// Returns what is trusted, and who asks.
-pub(super) fn config(settings: &FtpSettings) -> Result<ClientConfig> {
+impl Certificates {
+    /// Reads the files. [`ErrorKind::Invalid`] for those that cannot be used.
+    pub(super) fn new(settings: TlsSettings) -> Result<Arc<Certificates>> {
+        let read = Mutex::new((looks(&settings), config(&settings)?));
+        Ok(Arc::new(Certificates { settings, read }))
+    }
+
+    /// Returns what makes the TLS connections of one control connection. These share their
+    /// sessions, with no others: many servers take a data connection only if it resumes its control
+    /// connection's session, as proof that it is ours, and vsftpd's processes know only their own.
+    pub(super) async fn connector(self: &Arc<Self>) -> Result<TlsConnector> {
+        let own = self.clone();
+        let config = tokio::task::spawn_blocking(move || own.current()).await;
+        let ending = |_| Error::new(ErrorKind::Unreachable, "the program is ending");
+        let mut config = config.map_err(ending)?;
+        config.resumption = Resumption::in_memory_sessions(SESSIONS);
+        Ok(TlsConnector::from(Arc::new(config)))
+    }
+
+    fn current(&self) -> ClientConfig {
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let looks = looks(&self.settings);
+        if looks != read.0 {
+            match config(&self.settings) {
+                Ok(config) => *read = (looks, config),
+                // Half written, perhaps: what was read before has to do.
+                Err(error) => tracing::warn!(%error, "certificates for FTP are not read again"),
+            }
+        }
+        read.1.clone()
+    }
+}
+
+fn looks(settings: &TlsSettings) -> Vec<Look> {
+    let client = settings
+        .client
+        .iter()
+        .flat_map(|c| [&c.certificate, &c.key]);
+    let look = |path: &PathBuf| {
+        let found = std::fs::metadata(path).ok()?;
+        Some((found.modified().ok()?, found.len(), found.ino()))
+    };
+    settings.ca_bundle.iter().chain(client).map(look).collect()
+}
+
+fn config(settings: &TlsSettings) -> Result<ClientConfig> {
     let invalid = |what: String| Error::new(ErrorKind::Invalid, what);
     let roots = match &settings.ca_bundle {
         Some(path) => certificates(path, "the CA bundle")?,
@@ -41,7 +86,7 @@ pub(super) fn config(settings: &FtpSettings) -> Result<ClientConfig> {
         .map_err(|e| invalid(format!("cannot set up TLS: {e}")))?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier));
-    let config = match &settings.client_certificate {
+    let config = match &settings.client {
         None => builder.with_no_client_auth(),
         Some(ClientCertificate { certificate, key }) => {
             let chain = certificates(certificate, "the client certificate")?;

@@ -89,10 +89,15 @@ impl Breaker {
 
     /// Returns whether requests are refused now.
     pub(super) fn is_open(&self, now: Instant) -> bool {
+        self.pause(now).is_some()
+    }
+
+    /// Returns for how long requests are refused from now on, about; nothing if they are not.
+    pub(super) fn pause(&self, now: Instant) -> Option<Duration> {
         match self.state {
-            State::Closed { .. } => false,
-            State::Open { until, .. } => now < until,
-            State::Probing { .. } => true,
+            State::Closed { .. } => None,
+            State::Open { until, .. } => (now < until).then(|| until - now),
+            State::Probing { pause } => Some(pause),
         }
     }
 }

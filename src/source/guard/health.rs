@@ -1,8 +1,10 @@
-//! What is known of a source's state: a condition in Kubernetes' sense, and counters.
+//! What is known of a source's state: a condition in Kubernetes' sense, counters, and how fast it
+//! answers.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use super::super::Error;
+use super::super::{Error, ErrorKind};
 use crate::entry::Timestamp;
 
 /// Whether a source serves.
@@ -77,13 +79,28 @@ pub struct Counters {
     pub errors: u64,
     /// Repetitions.
     pub retries: u64,
+    /// `errors` by kind, in the order of [`ErrorKind::ALL`].
+    pub errors_by_kind: [u64; ErrorKind::ALL.len()],
+    /// How long attempts took up to the source's answer (of a read: up to its first byte), those
+    /// that were answered with an error included. [`ANSWER_BOUNDS`] and one for all above.
+    pub answered_within: [u64; ANSWER_BOUNDS.len() + 1],
+    /// The sum of these times.
+    pub answer_time: Duration,
 }
+
+/// The bounds of the times in [`Counters::answered_within`], in milliseconds: from a server beside us
+/// to the default deadline.
+pub const ANSWER_BOUNDS: [u64; 12] = [
+    5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000,
+];
 
 #[derive(Debug, Default)]
 pub(super) struct Counting {
     pub(super) requests: AtomicU64,
     pub(super) bytes: AtomicU64,
-    pub(super) errors: AtomicU64,
+    errors: [AtomicU64; ErrorKind::ALL.len()],
+    answered_within: [AtomicU64; ANSWER_BOUNDS.len() + 1],
+    answer_nanos: AtomicU64,
     pub(super) retries: AtomicU64,
     /// Operations that succeeded.
     pub(super) answers: AtomicU64,
@@ -101,13 +118,33 @@ impl Counting {
         counter.fetch_add(n, Ordering::Relaxed);
     }
 
+    /// Counts an operation that failed in the end.
+    pub(super) fn failed(&self, kind: ErrorKind) {
+        if let Some(at) = ErrorKind::ALL.iter().position(|other| *other == kind) {
+            Counting::add(&self.errors[at], 1);
+        }
+    }
+
+    /// Counts an attempt that took `time` up to its answer.
+    pub(super) fn answered(&self, time: Duration) {
+        let within = |bound: &u64| time <= Duration::from_millis(*bound);
+        let at = ANSWER_BOUNDS.iter().position(within);
+        Counting::add(&self.answered_within[at.unwrap_or(ANSWER_BOUNDS.len())], 1);
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        Counting::add(&self.answer_nanos, nanos);
+    }
+
     pub(super) fn snapshot(&self) -> Counters {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let errors_by_kind = self.errors.each_ref().map(get);
         Counters {
             requests: get(&self.requests),
             bytes: get(&self.bytes),
-            errors: get(&self.errors),
+            errors: errors_by_kind.iter().sum(),
             retries: get(&self.retries),
+            errors_by_kind,
+            answered_within: self.answered_within.each_ref().map(get),
+            answer_time: Duration::from_nanos(get(&self.answer_nanos)),
         }
     }
 }

@@ -32,7 +32,7 @@ use backoff::Backoff;
 pub use bandwidth::Bandwidth;
 use breaker::Breaker;
 use health::Counting;
-pub use health::{Counters, Health, Status};
+pub use health::{ANSWER_BOUNDS, Counters, Health, Status};
 
 /// How many deadlines a listing may take as a whole, as long as each page comes within one.
 const LIST_DEADLINES: u32 = 20;
@@ -100,6 +100,12 @@ impl Guarded {
     /// Returns what the source was asked and gave so far.
     pub fn counters(&self) -> Counters {
         self.0.counting.snapshot()
+    }
+
+    /// Returns how many operations and bodies are under way.
+    pub fn in_flight(&self) -> usize {
+        let most = self.0.options.concurrency.max(1);
+        most.saturating_sub(self.0.permits.available_permits())
     }
 
     /// Returns whether the breaker refuses requests now, so that asking would fail at once.
@@ -171,7 +177,7 @@ impl Inner {
         operation: impl Fn() -> F,
     ) -> Result<(T, OwnedSemaphorePermit)> {
         let context = |error: Error| {
-            Counting::add(&self.counting.errors, 1);
+            self.counting.failed(error.kind());
             error.context(format_args!("source {}: {}", self.name, what()))
         };
         let permit = self.permit().await.map_err(context)?;
@@ -191,6 +197,7 @@ impl Inner {
             let begun = Instant::now();
             let mut attempt = self.within(&mut until, last, operation()).await;
             std::mem::forget(admitted);
+            self.counting.answered(begun.elapsed());
             if let (Err(error), Some(before)) = (&attempt, failed.take())
                 && error.kind() == ErrorKind::Timeout
                 && !before.kind().is_outage()
@@ -287,7 +294,7 @@ impl Inner {
                         }
                         Err(error) => {
                             inner.note(Some(&error));
-                            Counting::add(&inner.counting.errors, 1);
+                            inner.counting.failed(error.kind());
                             let name = &inner.name;
                             let error = error.context(format_args!("source {name}: {what}"));
                             Some((Err(error), (stream, None)))
@@ -377,6 +384,10 @@ impl Source for Guarded {
 
     fn in_place(&self) -> Option<&dyn InPlace> {
         self.0.source.in_place()
+    }
+
+    fn pause(&self) -> Option<Duration> {
+        self.0.breaker().pause(Instant::now())
     }
 }
 
