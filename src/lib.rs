@@ -1,10 +1,12 @@
 //! Shared Volume: one merged, lazy, cached, read-only filesystem over many remote sources.
 //!
 //! The modules form layers, and each uses only those below it: `commands` and `control` talk to
-//! people and programs, `app` assembles, `fuse` speaks with the kernel, `vfs` has the operations,
-//! `namespace` merges what each `catalogue` knows, `fetch` gets what the cache lacks, `source`
-//! is the seam to remote places. `docs/ARCHITECTURE.md` has the picture.
+//! people and programs, `app` assembles, `act` acts on the cache by files, `fuse` speaks with the
+//! kernel, `vfs` has the operations, `namespace` merges what each `catalogue` knows, `fetch` gets
+//! what the cache lacks, `source` is the seam to remote places. `docs/ARCHITECTURE.md` has the
+//! picture.
 
+pub mod act;
 pub mod app;
 pub mod catalogue;
 pub mod cli;

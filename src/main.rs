@@ -41,9 +41,15 @@ fn run(cli: &Cli) -> Result<ExitStatus, Failure> {
     let mut err = Lines(io::stderr());
     let status = match cli.command {
         // A document, and what holds names and servers' words.
-        Command::Status(_) | Command::Explain(_) | Command::Refresh(_) | Command::Probe(_) => {
-            dispatch(cli, &mut Lines(&mut out), &mut err)?
-        }
+        Command::Status(_)
+        | Command::Explain(_)
+        | Command::Refresh(_)
+        | Command::Probe(_)
+        | Command::Warm(_)
+        | Command::Evict(_)
+        | Command::Pin(_)
+        | Command::Unpin(_)
+        | Command::Stats(_) => dispatch(cli, &mut Lines(&mut out), &mut err)?,
         _ => dispatch(cli, &mut out, &mut err)?,
     };
     out.flush()?;
@@ -60,6 +66,11 @@ fn dispatch(cli: &Cli, out: &mut dyn Write, err: &mut dyn Write) -> Result<ExitS
         Command::Probe(args) => commands::probe::probe(args, out, err),
         Command::Explain(args) => commands::status::explain(args, out, err),
         Command::Refresh(args) => commands::status::refresh(args, out, err),
+        Command::Warm(args) => commands::act::warm(args, out, err),
+        Command::Evict(args) => commands::act::evict(args, out, err),
+        Command::Pin(args) => commands::act::pin(args, out, err),
+        Command::Unpin(args) => commands::act::unpin(args, out, err),
+        Command::Stats(args) => commands::act::stats(args, out, err),
         Command::Schema(_) => Ok(offline::schema(out)?),
         Command::Ls(args) => commands::look::ls(args, out, err),
         Command::Cat(args) => commands::look::cat(args, out, err),

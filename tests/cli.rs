@@ -28,7 +28,7 @@ fn ends_with(code: i32, arguments: &[&str]) -> (String, String) {
 
 #[test]
 fn every_command_has_help_with_examples() {
-    let commands: [&[&str]; 18] = [
+    let commands: [&[&str]; 23] = [
         &[],
         &["mount"],
         &["unmount"],
@@ -39,6 +39,11 @@ fn every_command_has_help_with_examples() {
         &["convert"],
         &["explain"],
         &["refresh"],
+        &["warm"],
+        &["evict"],
+        &["pin"],
+        &["unpin"],
+        &["stats"],
         &["schema"],
         &["ls"],
         &["cat"],

@@ -13,9 +13,9 @@ use crate::collect;
 use crate::config::Config;
 use crate::dir::{self, Dir};
 use crate::error::Error;
-use crate::evict::Evictor;
+use crate::evict::{self, Eviction, Evictor};
 use crate::files::{self, Opened};
-use crate::index::{self, Change, Index};
+use crate::index::{self, Change, Index, Pin};
 use crate::inner::Inner;
 use crate::key::ObjectKey;
 use crate::memory::Memory;
@@ -299,6 +299,7 @@ impl Cache {
             stats.blobs = counts.blobs;
             stats.packed = counts.packed;
             stats.pinned = counts.pinned;
+            stats.pinned_bytes = counts.pinned_bytes;
         }
         stats
     }
@@ -326,15 +327,58 @@ impl Cache {
         }
     }
 
-    /// Spares an object from eviction, now and after a restart, until it is unpinned. It need not
-    /// be there yet.
-    pub fn pin(&self, key: &ObjectKey) -> Result<(), Error> {
-        self.commit(Change::Pin { key: *key })
+    /// Spares an object of `size` bytes from eviction, now and after a restart, until it is
+    /// unpinned. It need not be there yet. What was pinned under the same `note` no longer is: an
+    /// older version of the same thing.
+    pub fn pin(&self, key: &ObjectKey, size: u64, note: &str) -> Result<(), Error> {
+        self.commit(Change::Pin {
+            key: *key,
+            size,
+            note: note.to_owned(),
+        })
     }
 
-    /// Undoes [`Cache::pin`].
-    pub fn unpin(&self, key: &ObjectKey) -> Result<(), Error> {
-        self.commit(Change::Unpin { key: *key })
+    /// Undoes [`Cache::pin`] of an object, and of all that was pinned under `note`.
+    pub fn unpin(&self, key: Option<&ObjectKey>, note: &str) -> Result<(), Error> {
+        self.commit(Change::Unpin {
+            key: key.copied(),
+            note: note.to_owned(),
+        })
+    }
+
+    /// Returns whether an object is pinned. Blocks on the local disk.
+    pub fn is_pinned(&self, key: &ObjectKey) -> Result<bool, Error> {
+        match &self.shared().disk {
+            Some(disk) => disk.index.is_pinned(key).ok_or_else(scrub::index_failed),
+            None => Ok(false),
+        }
+    }
+
+    /// Returns at most `limit` pins in the order of their notes, those after `after`. Blocks on
+    /// the local disk.
+    pub fn pins(&self, after: Option<&Pin>, limit: u64) -> Result<Vec<Pin>, Error> {
+        let Some(disk) = &self.shared().disk else {
+            return Ok(Vec::new());
+        };
+        let after = after.map_or(("", &[][..]), |pin| (pin.note.as_str(), pin.key.as_bytes()));
+        let page = disk.index.pins(after, limit);
+        page.ok_or_else(scrub::index_failed)
+    }
+
+    /// Removes what is here of an object, unless it is pinned or in use. What was brought just
+    /// before is seen after a [`Cache::flush`]. Blocks on the local disk.
+    pub fn evict(&self, key: &ObjectKey) -> Result<Eviction, Error> {
+        match &self.shared().disk {
+            Some(disk) => evict::evict_one(self.shared(), disk, key),
+            None => Ok(Eviction::Absent),
+        }
+    }
+
+    /// Returns how much the cache holds without evicting any of it, in bytes; 0 where it keeps
+    /// nothing on disk.
+    pub fn capacity(&self) -> u64 {
+        let disk = self.shared().disk.as_ref();
+        disk.map_or(0, |disk| disk.quota.capacity())
     }
 
     /// Commits to the index all that was done so far.

@@ -18,11 +18,13 @@ use std::time::{Duration, Instant};
 use crate::cache::{Disk, Shared};
 use crate::collect::Sweep;
 use crate::dir::{self, Kind};
+use crate::error::Error;
 use crate::failpoint;
-use crate::index::{Candidate, Change, What};
+use crate::index::{Candidate, Change, Place, What};
 use crate::key::ObjectKey;
 use crate::lock;
 use crate::quota::Quota;
+use crate::scrub::index_failed;
 use crate::seal::lock_blob;
 
 /// How often to look at the disk without being told.
@@ -175,6 +177,78 @@ pub(crate) fn evict(shared: &Shared, disk: &Disk, excess: u64, stopped: &AtomicB
         disk.measure();
     }
     evicted
+}
+
+/// What came of evicting one object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Eviction {
+    /// Nothing of it was on disk.
+    Absent,
+    /// It was removed, and so many bytes of the disk are free.
+    Freed(u64),
+    /// It is no longer here, but nothing is free yet: its content is also that of other objects,
+    /// or in a file that small objects share.
+    Shared,
+    /// It is pinned, and stays.
+    Pinned,
+    /// Somebody has it open, in this process or another; it stays.
+    InUse,
+}
+
+/// Evicts one object, whenever it was last used.
+pub(crate) fn evict_one(shared: &Shared, disk: &Disk, key: &ObjectKey) -> Result<Eviction, Error> {
+    let failed = || Error::io("evict an object");
+    if shared.registry.is_held(key) && !disk.sealer.give_up(key) {
+        return Ok(Eviction::InUse);
+    }
+    if disk.index.is_pinned(key).ok_or_else(index_failed)? {
+        return Ok(Eviction::Pinned);
+    }
+    shared.memory.remove_object(key);
+    let Some(row) = disk.index.object(key) else {
+        return Ok(Eviction::Absent);
+    };
+    let remove = |what, bytes| {
+        let candidate = Candidate {
+            last_use: row.last_use,
+            what,
+            bytes,
+        };
+        let removed = remove(shared, disk, &candidate).map_err(failed())?;
+        if let Some(bytes) = removed {
+            shared.counters.evicted_bytes.add(bytes);
+            disk.measure();
+        }
+        Ok(removed.map_or(Eviction::InUse, Eviction::Freed))
+    };
+    let Some(blob) = row.blob else {
+        return remove(What::Partial(*key), row.partial_bytes);
+    };
+    if row.partial_bytes > 0
+        && let Eviction::InUse = remove(What::Partial(*key), row.partial_bytes)?
+    {
+        return Ok(Eviction::InUse);
+    }
+    let hash = blob.hash;
+    let sharers = disk.index.objects_of_blob(&hash).ok_or_else(index_failed)?;
+    let is_shared = sharers.iter().any(|other| other != key);
+    if let (Place::File(_), false) = (blob.place, is_shared) {
+        return remove(What::Blob(hash), blob.bytes);
+    }
+    if !disk.index.commit(Change::DropObject { key: *key, hash }) {
+        return Err(index_failed());
+    }
+    if let Place::Pack { id, .. } = blob.place
+        && disk
+            .index
+            .objects_of_pack(id)
+            .ok_or_else(index_failed)?
+            .is_empty()
+        && let Eviction::Freed(bytes) = remove(What::Pack(id), 0)?
+    {
+        return Ok(Eviction::Freed(bytes));
+    }
+    Ok(Eviction::Shared)
 }
 
 /// Removes a candidate and returns the bytes freed; None when it is spared.

@@ -116,6 +116,11 @@ impl Quota {
             && self.free() >= self.min_free.saturating_add(bytes)
     }
 
+    /// Returns how much can be kept at rest: eviction goes down to that.
+    pub(crate) fn capacity(&self) -> u64 {
+        self.limit / 100 * STOP
+    }
+
     /// Returns whether an object of `size` bytes could ever be kept.
     pub(crate) fn could_keep(&self, size: u64) -> bool {
         size <= self.limit

@@ -24,6 +24,8 @@ pub struct Stats {
     pub packed: u64,
     /// How many objects are pinned.
     pub pinned: u64,
+    /// The sizes of the pinned objects, here or not; what shares its content counts each time.
+    pub pinned_bytes: u64,
 
     /// The most that the memory tier may hold.
     pub memory_limit: u64,

@@ -6,7 +6,7 @@ mod common;
 use std::path::Path;
 
 use common::*;
-use svol_cache::{BLOCK, Cache, Config, GRAIN};
+use svol_cache::{BLOCK, Cache, Config, Eviction, GRAIN};
 
 fn limited(dir: &Path, limit: u64) -> Cache {
     Cache::open(Config {
@@ -106,9 +106,9 @@ fn what_is_open_or_pinned_is_spared() {
     let held_here = cache.object(key(0), BLOCK);
     let held_there = other.object(key(1), BLOCK);
     assert!(read(&held_here).is_some() && read(&held_there).is_some());
-    cache.pin(&key(2)).unwrap();
-    cache.pin(&key(3)).unwrap();
-    cache.pin(&key(12)).unwrap();
+    cache.pin(&key(2), BLOCK, "2").unwrap();
+    cache.pin(&key(3), 100, "3").unwrap();
+    cache.pin(&key(12), BLOCK, "12").unwrap();
     cache.gc(Some(0)).unwrap();
     let left = |number, size| cache.object(key(number), size).present_bytes() > 0;
     assert!(left(0, BLOCK) && left(1, BLOCK) && left(2, BLOCK) && left(3, 100));
@@ -118,7 +118,7 @@ fn what_is_open_or_pinned_is_spared() {
     // No longer held, no longer pinned: gone.
     drop((held_here, held_there, held_partial));
     for number in [2, 3, 12] {
-        cache.unpin(&key(number)).unwrap();
+        cache.unpin(Some(&key(number)), "").unwrap();
     }
     let report = cache.gc(Some(0)).unwrap();
     assert_eq!(report.used, 0);
@@ -218,4 +218,87 @@ fn a_small_object_that_is_held_outlives_an_eviction_at_its_birth() {
         let cache = limited(dir.path(), 64 * MIB);
         assert_eq!(read(&cache.object(key(round), 9_000)), Some(data));
     }
+}
+
+#[test]
+fn one_object_is_evicted_and_who_shares_its_content_keeps_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = open(dir.path());
+    let data = content(1, BLOCK);
+    let object = |number: u64| cache.object(key(number), BLOCK);
+    for number in [1, 2] {
+        fill(&object(number), &data);
+    }
+    wait_for("seals", || cache.stats().blobs == 1);
+    wait_for("both", || cache.stats().deduplicated == 1);
+    cache.flush().unwrap();
+    assert_eq!(cache.evict(&key(9)).unwrap(), Eviction::Absent);
+
+    // Open here, and open elsewhere.
+    let held = object(1);
+    assert!(read(&held).is_some());
+    assert_eq!(cache.evict(&key(1)).unwrap(), Eviction::InUse);
+    drop(held);
+    cache.pin(&key(1), BLOCK, "one").unwrap();
+    assert_eq!(cache.evict(&key(1)).unwrap(), Eviction::Pinned);
+    // The other one goes, and the content stays.
+    assert_eq!(cache.evict(&key(2)).unwrap(), Eviction::Shared);
+    assert_eq!(object(2).present_bytes(), 0);
+    assert_eq!(read(&object(1)).unwrap(), data);
+    cache.unpin(Some(&key(1)), "").unwrap();
+    let other = open(dir.path());
+    let held = other.object(key(1), BLOCK);
+    assert!(read(&held).is_some());
+    assert_eq!(cache.evict(&key(1)).unwrap(), Eviction::InUse);
+    drop((held, other));
+    assert!(matches!(cache.evict(&key(1)).unwrap(), Eviction::Freed(bytes) if bytes >= BLOCK));
+    assert_eq!(cache.evict(&key(1)).unwrap(), Eviction::Absent);
+
+    // A partial, and small ones, whose pack goes with the last of them.
+    let partial = object(3);
+    let mut claim = partial.try_claim(0..GRAIN).unwrap();
+    claim.push(&content(3, BLOCK)[..GRAIN as usize]).unwrap();
+    drop((claim, partial));
+    for number in [4, 5] {
+        fill_and_drop(&cache, number, 100);
+    }
+    cache.flush().unwrap();
+    assert!(matches!(cache.evict(&key(3)).unwrap(), Eviction::Freed(_)));
+    assert_eq!(cache.evict(&key(4)).unwrap(), Eviction::Shared);
+    assert_eq!(cache.object(key(4), 100).present_bytes(), 0);
+    assert!(
+        cache
+            .object(key(4), 100)
+            .read_at(0, &mut [0; 100])
+            .is_none()
+    );
+    assert_eq!(read(&cache.object(key(5), 100)).unwrap(), content(5, 100));
+    assert!(matches!(cache.evict(&key(5)).unwrap(), Eviction::Freed(_)));
+    assert_eq!((cache.stats().used, really_used(dir.path())), (0, 0));
+    // And back.
+    fill(&object(1), &data);
+    assert_eq!(read(&object(1)).unwrap(), data);
+}
+
+#[test]
+fn pins_are_listed_counted_and_replaced_under_their_note() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let cache = open(dir.path());
+        cache.pin(&key(1), 10, "a").unwrap();
+        cache.pin(&key(2), 20, "b").unwrap();
+        cache.pin(&key(3), 30, "b").unwrap();
+    }
+    let cache = open(dir.path());
+    let stats = cache.stats();
+    assert_eq!((stats.pinned, stats.pinned_bytes), (2, 40));
+    assert!(cache.is_pinned(&key(3)).unwrap() && !cache.is_pinned(&key(2)).unwrap());
+    let first = cache.pins(None, 1).unwrap();
+    assert_eq!((first[0].note.as_str(), first[0].size), ("a", 10));
+    let second = cache.pins(first.first(), 1).unwrap();
+    assert_eq!((second[0].key, second[0].note.as_str()), (key(3), "b"));
+    assert!(cache.pins(second.first(), 1).unwrap().is_empty());
+    cache.unpin(None, "b").unwrap();
+    cache.unpin(Some(&key(1)), "of a newer version").unwrap();
+    assert_eq!(cache.stats().pinned, 0);
 }

@@ -54,6 +54,16 @@ pub enum Command {
     Explain(ExplainArgs),
     /// Look for changes now
     Refresh(RefreshArgs),
+    /// Fetch files before anybody reads them
+    Warm(WarmArgs),
+    /// Remove what the cache has of files
+    Evict(EvictArgs),
+    /// Spare files from eviction, or list those that are
+    Pin(PinArgs),
+    /// No longer spare files from eviction
+    Unpin(UnpinArgs),
+    /// Show how much of files and trees is here
+    Stats(StatsArgs),
     /// Print the JSON Schema of the volume file
     Schema(SchemaArgs),
     /// List a directory of a volume without mounting it
@@ -332,6 +342,124 @@ pub struct RefreshArgs {
     /// The mounts, or directories in them
     #[arg(value_name = "PATH", required = true)]
     pub paths: Vec<PathBuf>,
+}
+
+/// Which files a command acts on.
+#[derive(Debug, Clone, Default, Args)]
+pub struct FilesArgs {
+    /// The volume, where it is not mounted.
+    #[command(flatten)]
+    pub volume: VolumeArgs,
+    /// A file, directory or pattern of a volume that is not mounted; once for each [default: all]
+    #[arg(long = "path", value_name = "PATH")]
+    pub paths: Vec<String>,
+    /// Print one JSON document at the end
+    #[arg(long)]
+    pub json: bool,
+    /// Files, directories or quoted patterns (*, ?, [a-z], {a,b}, ** for any depth) in mounts; with
+    /// -c or --path, or where they are URLs, the sources of a volume that is not mounted
+    #[arg(value_name = "PATH|SOURCE[=/path]")]
+    pub places: Vec<OsString>,
+}
+
+/// `svol warm`.
+#[derive(Debug, Args)]
+#[command(override_usage = "svol warm [OPTIONS] PATH...\n       \
+                      svol warm [OPTIONS] [--path PATH]... SOURCE[=/path]...\n       \
+                      svol warm [OPTIONS] [--path PATH]... -c FILE")]
+#[command(after_help = "\
+What is here is not fetched again, so the same command goes on where it was interrupted. Readers of
+the mount come first. Exit status: 0 all of it is here, 3 some of it failed (or, with --check, is
+missing).
+
+Examples:
+  svol warm /mnt/v/models
+  svol warm --check '/mnt/v/**/*.safetensors'
+  svol warm --jobs 4 --path '/train/*.csv' https://host/data/
+  svol warm -c volume.yaml")]
+pub struct WarmArgs {
+    /// Fetch nothing, and say what is missing
+    #[arg(long)]
+    pub check: bool,
+    /// Requests at once, 16 at most
+    #[arg(short, long, value_name = "N", default_value_t = 8)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=16))]
+    pub jobs: u16,
+    /// Which files.
+    #[command(flatten)]
+    pub files: FilesArgs,
+}
+
+/// `svol evict`.
+#[derive(Debug, Args)]
+#[command(override_usage = "svol evict [OPTIONS] PATH...\n       \
+                      svol evict [OPTIONS] [--path PATH]... SOURCE[=/path]...|-c FILE")]
+#[command(after_help = "\
+What is open or pinned stays, and is said. Content that other files have too stays for them; the
+room of small files is free when all that share theirs are gone. Exit status: 0 all of it is gone, 3
+some of it stays.
+
+Examples:
+  svol evict /mnt/v/old
+  svol evict '/mnt/v/**/*.tmp'")]
+pub struct EvictArgs {
+    /// Which files.
+    #[command(flatten)]
+    pub files: FilesArgs,
+}
+
+/// `svol pin`.
+#[derive(Debug, Args)]
+#[command(override_usage = "svol pin [OPTIONS] PATH...\n       \
+                      svol pin [OPTIONS] [--path PATH]... SOURCE[=/path]...|-c FILE\n       \
+                      svol pin --list [--json]")]
+#[command(after_help = "\
+A pin is of the present version of a file, and lasts until it is undone or a newer version is pinned.
+It fetches nothing: `svol warm` does. Pins that the cache could not hold all at once are refused.
+
+Examples:
+  svol pin /mnt/v/models/base
+  svol pin --list
+  svol warm /mnt/v/models/base && svol pin /mnt/v/models/base")]
+pub struct PinArgs {
+    /// List the pinned files of the cache
+    #[arg(long, conflicts_with_all = ["places", "paths"])]
+    pub list: bool,
+    /// Which files.
+    #[command(flatten)]
+    pub files: FilesArgs,
+}
+
+/// `svol unpin`.
+#[derive(Debug, Args)]
+#[command(override_usage = "svol unpin [OPTIONS] PATH...\n       \
+                      svol unpin [OPTIONS] [--path PATH]... SOURCE[=/path]...|-c FILE\n       \
+                      svol unpin --url URL")]
+#[command(after_help = "\
+Examples:
+  svol unpin /mnt/v/models/base
+  svol unpin --url s3://models/gone.bin    # of a file that is gone, as `svol pin --list` has it")]
+pub struct UnpinArgs {
+    /// A pinned file's URL, as `svol pin --list` prints it; once for each
+    #[arg(long = "url", value_name = "URL", conflicts_with_all = ["places", "paths"])]
+    pub urls: Vec<String>,
+    /// Which files.
+    #[command(flatten)]
+    pub files: FilesArgs,
+}
+
+/// `svol stats`.
+#[derive(Debug, Args)]
+#[command(override_usage = "svol stats [OPTIONS] PATH...\n       \
+                      svol stats [OPTIONS] [--path PATH]... SOURCE[=/path]...|-c FILE")]
+#[command(after_help = "\
+Examples:
+  svol stats /mnt/v
+  svol stats --json '/mnt/v/*' | jq '.trees[] | .cachedBytes / .bytes'")]
+pub struct StatsArgs {
+    /// Which files.
+    #[command(flatten)]
+    pub files: FilesArgs,
 }
 
 /// `svol schema`.

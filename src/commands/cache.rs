@@ -49,6 +49,7 @@ fn stats(settings: &CacheSettings, json: bool, out: &mut dyn Write) -> Result<Ex
             "blobs": stats.blobs,
             "packed": stats.packed,
             "pinned": stats.pinned,
+            "pinnedBytes": stats.pinned_bytes,
         });
         writeln!(out, "{}", crate::control::server::pretty(&document))?;
     } else {
@@ -62,7 +63,8 @@ fn stats(settings: &CacheSettings, json: bool, out: &mut dyn Write) -> Result<Ex
         writeln!(out, "Objects   {}", stats.objects)?;
         writeln!(out, "Blobs     {} whole files", stats.blobs)?;
         writeln!(out, "Packed    {} small files", stats.packed)?;
-        writeln!(out, "Pinned    {}", stats.pinned)?;
+        let pinned = size(stats.pinned_bytes);
+        writeln!(out, "Pinned    {} files, {pinned}", stats.pinned)?;
     }
     Ok(ExitStatus::Done)
 }

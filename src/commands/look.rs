@@ -20,7 +20,7 @@ const CHUNK: usize = 1 << 20;
 /// How deep `ls -R` goes: a loop of symbolic links is not followed, so nothing real is deeper.
 const DEPTH: usize = 256;
 
-fn open(
+pub(super) fn open(
     args: &VolumeArgs,
     sources: &[std::ffi::OsString],
     runtime: &tokio::runtime::Runtime,

@@ -7,6 +7,7 @@ use tokio::runtime::Runtime;
 use crate::cli::{ExitStatus, VolumeSettings};
 use crate::config::{Note, NoteKind};
 
+pub mod act;
 pub mod cache;
 pub mod convert;
 pub mod look;

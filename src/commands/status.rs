@@ -275,7 +275,7 @@ fn ask_each(
 }
 
 /// Returns the mount that `path` is in, and where in it; the mount itself is not touched.
-fn locate(path: &Path) -> Result<(Record, String), String> {
+pub(super) fn locate(path: &Path) -> Result<(Record, String), String> {
     let at = path.display();
     let record = registry::find(path)
         .map_err(|e| e.to_string())?

@@ -7,12 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use axum::extract::{Query, State};
+use axum::body::Body;
+use axum::extract::{DefaultBodyLimit, Query, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::from_fn_with_state;
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use futures::StreamExt;
 use serde::Serialize;
 use svol_cache::Cache;
 use tokio::task::JoinSet;
@@ -21,6 +23,7 @@ use super::health::{self, Pulse, Readiness, Waker};
 use super::registry::Record;
 use super::tcp::{self, Door};
 use super::{metrics, status};
+use crate::act;
 use crate::app::View;
 use crate::catalogue::{Db, Memory, RefreshReport};
 use crate::entry::Timestamp;
@@ -75,6 +78,9 @@ pub struct Around {
     pub door: Option<Door>,
 }
 
+/// The longest request: more paths than a command line may have, in bytes.
+const REQUEST: usize = 16 << 20;
+
 type Answer<T> = Result<Json<T>, (StatusCode, String)>;
 
 /// Starts answering on the record's socket, which only this user may open, and over TCP where that
@@ -114,6 +120,7 @@ pub async fn start(record: Record, view: &View, around: Around) -> std::io::Resu
     let app = telling
         .clone()
         .route("/refresh", post(refresh))
+        .route("/act", post(act).layer(DefaultBodyLimit::max(REQUEST)))
         .route("/explain", get(explain));
     #[cfg(feature = "failpoints")]
     let app = app.route("/attempt", post(attempt));
@@ -174,6 +181,17 @@ async fn refresh(
     // Whoever asked sees what was found.
     subject.notifications.told().await;
     Ok(Json(described(&report)))
+}
+
+/// Acts on the cache, and tells of it as it goes on: an event a line. Ends when the asker goes.
+async fn act(State(subject): State<Arc<Subject>>, Json(request): Json<act::Request>) -> Body {
+    let mut events = act::start(subject.vfs.clone(), subject.cache.clone(), request);
+    let lines = futures::stream::poll_fn(move |context| events.poll_recv(context));
+    Body::from_stream(lines.map(|event| {
+        let mut line = serde_json::to_vec(&event)?;
+        line.push(b'\n');
+        Ok::<_, serde_json::Error>(line)
+    }))
 }
 
 async fn explain(

@@ -21,6 +21,7 @@ use crate::path::RelPath;
 use crate::source::{Error, ErrorKind, Result, Source, Verify};
 
 mod ahead;
+mod bring;
 mod carry;
 mod promise;
 mod small;

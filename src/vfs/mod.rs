@@ -34,6 +34,7 @@ mod node;
 mod open;
 mod opener;
 mod shards;
+mod stored;
 mod troubles;
 mod xattr;
 
@@ -41,6 +42,7 @@ pub use attr::{Attr, Owner};
 pub use error::{Error, Result};
 pub use node::{Idle, Ino, ROOT};
 pub use open::Backing;
+pub use stored::{Brought, Stored};
 pub use troubles::{Operation, Trouble};
 
 use ahead::Ahead;
@@ -251,24 +253,7 @@ impl Vfs {
 
     async fn look_up(&self, parent: Ino, name: &[u8]) -> Result<Looked> {
         let (dir, name) = self.lookup_args(parent, name)?;
-        // Twice: what is listed and not there makes its directory be listed again.
-        for _ in 0..2 {
-            let found = self.namespace.lookup(&dir.path, &name).await?;
-            if !needs_size(&found.entry) {
-                return Ok(self.looked_up(&dir.path, found));
-            }
-            match self.namespace.resolve(&found).await {
-                Ok(found) => return Ok(self.looked_up(&dir.path, found)),
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        // Listed and not there, by a source that answered both: an absence. By an older listing it
-        // may as well have become something else.
-        match self.namespace.peek_list(&dir.path) {
-            Some(Ok(listing)) if listing.stale().next().is_none() => Err(Error::Absent),
-            _ => Err(Error::Stale),
-        }
+        self.lookup_in(&dir.path, &name).await
     }
 
     fn lookup_args(&self, parent: Ino, name: &[u8]) -> Result<(Arc<Node>, Name)> {

@@ -311,7 +311,7 @@ impl Vfs {
 
     /// Takes note of a failed read. A version that is gone from its source is asked for, so that
     /// the next open finds what is there now: a listing need not tell that anything changed.
-    async fn look_into(&self, node: &Node, error: &Error) {
+    pub(super) async fn look_into(&self, node: &Node, error: &Error) {
         self.note_failure(node, error);
         let Error::Source(error) = error else { return };
         if let Ok(Leaf { layer, path, entry }) = leaf(node)
@@ -365,7 +365,7 @@ impl Vfs {
     }
 
     /// Lets the catalogue keep what the first reply taught.
-    fn teach(&self, node: &Node, learnt: &Entry) {
+    pub(super) fn teach(&self, node: &Node, learnt: &Entry) {
         if let Ok(Leaf { layer, path, entry }) = leaf(node)
             && entry.validator.is_none()
             && let Some(validator) = &learnt.validator

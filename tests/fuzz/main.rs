@@ -107,7 +107,7 @@ fn no_input_is_too_odd() {
     let seconds = number("FUZZ_SECONDS").map(Duration::from_secs);
     let only = std::env::var("FUZZ_TARGET").ok();
     let mut failures = Vec::new();
-    for (name, target) in svol::fuzzing::TARGETS {
+    for &(name, target) in svol::fuzzing::TARGETS {
         if only.as_deref().is_some_and(|only| only != name) {
             continue;
         }

@@ -79,10 +79,20 @@ pub(crate) enum Change {
     DropPack { id: u64 },
     /// The blob's file takes `bytes` after all.
     BlobMeasured { hash: Hash, bytes: u64 },
-    /// The object is to be spared.
-    Pin { key: ObjectKey },
-    /// The object is no longer to be spared.
-    Unpin { key: ObjectKey },
+    /// The object is gone for whoever names it by this key; its content stays where others have
+    /// it.
+    DropObject { key: ObjectKey, hash: Hash },
+    /// The object is to be spared, instead of whatever was spared under the same note.
+    Pin {
+        key: ObjectKey,
+        size: u64,
+        note: String,
+    },
+    /// The object is no longer to be spared, nor what was spared under the note.
+    Unpin {
+        key: Option<ObjectKey>,
+        note: String,
+    },
     /// The sum of all is to be right.
     Recount,
     /// Nothing, but it was committed when it is answered.
@@ -298,12 +308,50 @@ impl Change {
                 "UPDATE blobs SET bytes = ?2 WHERE hash = ?1 AND pack IS NULL AND bytes <> ?2",
                 params![hash.as_bytes(), bytes],
             ),
-            Change::Pin { key } => run(
-                "INSERT INTO pins(key) VALUES(?1) ON CONFLICT(key) DO NOTHING",
-                params![key.as_bytes()],
-            ),
-            Change::Unpin { key } => {
-                run("DELETE FROM pins WHERE key = ?1", params![key.as_bytes()])
+            Change::DropObject { key, hash } => {
+                run(
+                    "DELETE FROM objects WHERE key = ?1 AND bytes = 0 AND hash = ?2",
+                    params![key.as_bytes(), hash.as_bytes()],
+                )?;
+                // What is in a pack has no file that says that it is there.
+                run(
+                    "DELETE FROM blobs WHERE hash = ?1 AND pack IS NOT NULL
+                       AND NOT EXISTS (SELECT 1 FROM objects o WHERE o.hash = ?1)",
+                    params![hash.as_bytes()],
+                )
+            }
+            Change::Pin { key, size, note } => {
+                let key = key.as_bytes();
+                run(
+                    "DELETE FROM pins WHERE key <> ?1
+                       AND key IN (SELECT key FROM pin_notes WHERE note = ?2)",
+                    params![key, note],
+                )?;
+                run(
+                    "DELETE FROM pin_notes WHERE note = ?2 AND key <> ?1",
+                    params![key, note],
+                )?;
+                run(
+                    "INSERT INTO pins(key) VALUES(?1) ON CONFLICT(key) DO NOTHING",
+                    params![key],
+                )?;
+                run(
+                    "INSERT INTO pin_notes(key, size, note) VALUES(?1, ?2, ?3)
+                     ON CONFLICT(key) DO UPDATE SET size = excluded.size, note = excluded.note",
+                    params![key, size, note],
+                )
+            }
+            Change::Unpin { key, note } => {
+                let key = key.as_ref().map(|key| key.as_bytes());
+                run(
+                    "DELETE FROM pins WHERE key = ?1
+                       OR key IN (SELECT key FROM pin_notes WHERE note = ?2)",
+                    params![key, note],
+                )?;
+                run(
+                    "DELETE FROM pin_notes WHERE key = ?1 OR note = ?2",
+                    params![key, note],
+                )
             }
             Change::Recount => match schema::miscounted(db)? {
                 Some(used) => run(

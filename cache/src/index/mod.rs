@@ -27,6 +27,7 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 
 pub(crate) use change::{Change, Placed};
+pub use read::Pin;
 pub(crate) use read::{BlobRow, Candidate, ObjectRow, Place, Seal, What};
 
 use crate::dir::Dir;

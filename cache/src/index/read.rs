@@ -84,6 +84,18 @@ pub(crate) struct Counts {
     pub(crate) blobs: u64,
     pub(crate) packed: u64,
     pub(crate) pinned: u64,
+    pub(crate) pinned_bytes: u64,
+}
+
+/// A pin, as it is listed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pin {
+    /// The object.
+    pub key: ObjectKey,
+    /// Its size in bytes.
+    pub size: u64,
+    /// What whoever pinned it called it.
+    pub note: String,
 }
 
 const BLOB_COLUMNS: &str =
@@ -166,7 +178,9 @@ impl Index {
                 "SELECT (SELECT count(*) FROM objects),
                         (SELECT count(*) FROM blobs WHERE pack IS NULL),
                         (SELECT count(*) FROM blobs WHERE pack IS NOT NULL),
-                        (SELECT count(*) FROM pins)",
+                        (SELECT count(*) FROM pins),
+                        (SELECT coalesce(sum(n.size), 0) FROM pins p
+                         JOIN pin_notes n ON n.key = p.key)",
                 [],
                 |row| {
                     Ok(Counts {
@@ -174,9 +188,38 @@ impl Index {
                         blobs: row.get(1)?,
                         packed: row.get(2)?,
                         pinned: row.get(3)?,
+                        pinned_bytes: row.get(4)?,
                     })
                 },
             )
+        })
+    }
+
+    /// Returns whether an object is pinned; nothing if that cannot be told.
+    pub(crate) fn is_pinned(&self, key: &ObjectKey) -> Option<bool> {
+        self.read(|db| {
+            db.prepare_cached("SELECT 1 FROM pins WHERE key = ?1")?
+                .exists(params![key.as_bytes()])
+        })
+    }
+
+    /// Returns a page of the pins, by note and key, after those.
+    pub(crate) fn pins(&self, after: (&str, &[u8]), limit: u64) -> Option<Vec<Pin>> {
+        self.read(|db| {
+            db.prepare_cached(
+                "SELECT n.key, n.size, n.note FROM pin_notes n
+                 WHERE (n.note, n.key) > (?1, ?2)
+                   AND EXISTS (SELECT 1 FROM pins p WHERE p.key = n.key)
+                 ORDER BY n.note, n.key LIMIT ?3",
+            )?
+            .query_map(params![after.0, after.1, limit], |row| {
+                Ok(Pin {
+                    key: key_at(row, 0)?,
+                    size: row.get(1)?,
+                    note: row.get(2)?,
+                })
+            })?
+            .collect()
         })
     }
 

@@ -34,6 +34,14 @@ CREATE TABLE meta(name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 INSERT INTO meta VALUES('used', 0);
 ";
 
+/// Made where it is not there yet: an older program of the same version neither reads nor minds it.
+/// What it unpins stays here, so a note counts only beside its pin.
+const PIN_NOTES: &str = "
+CREATE TABLE IF NOT EXISTS pin_notes(
+    key BLOB PRIMARY KEY, size INTEGER NOT NULL, note TEXT NOT NULL) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS pin_notes_by_note ON pin_notes(note, key);
+";
+
 fn triggers() -> String {
     let mut out = String::new();
     for table in ["objects", "blobs", "packs"] {
@@ -86,6 +94,9 @@ pub(super) fn open_for_writing(path: &Path) -> rusqlite::Result<Connection> {
             rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_NOTADB),
             Some(format!("tables of version {version}")),
         ));
+    }
+    if !connection.table_exists(None, "pin_notes")? {
+        connection.execute_batch(PIN_NOTES)?;
     }
     connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)
