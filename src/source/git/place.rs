@@ -57,7 +57,7 @@ impl Place {
                     Some(GitAuth::Basic { username, password })
                 });
                 let http = Http::new(url, auth, settings.tls.clone(), settings.proxy.clone())?;
-                Way::Remote(Transport::Http(http))
+                Way::Remote(Transport::Http(Box::new(http)))
             }
             "git" if !host.is_empty() => {
                 let tcp = Tcp::new(&host, url.port(), &decode(&path))?;

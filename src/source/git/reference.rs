@@ -106,7 +106,8 @@ mod tests {
             ["refs/pull/1/head"]
         );
         let id = "95dcfa3633004da0049d3d0fa03f80589cbcaf31";
-        assert!(matches!(parse(id).unwrap(), Reference::Commit(i) if i.to_string() == id));
+        let commit = ObjectId::from_hex(id.as_bytes()).unwrap();
+        assert_eq!(parse(id).unwrap(), Reference::Commit(commit));
         for bad in [
             "--upload-pack=x",
             "-x",

@@ -83,7 +83,7 @@ fn packed(format: &str, offsets: bool) -> (Vec<u8>, usize) {
         let mut text: Vec<u8> = Vec::new();
         for line in 0..2000u32 {
             // Text that deltas fit, and that does not shrink to nothing.
-            let word = line.wrapping_mul(2_654_435_761) ^ u32::from(line == 1000) * version;
+            let word = line.wrapping_mul(2_654_435_761) ^ (u32::from(line == 1000) * version);
             text.extend_from_slice(format!("{word:08x}\n").as_bytes());
         }
         let large: Vec<u8> = (0..150_000u32)

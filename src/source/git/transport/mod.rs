@@ -112,7 +112,7 @@ fn too_old() -> Error {
 /// A way to a server.
 pub(super) enum Transport {
     /// Smart HTTP.
-    Http(Http),
+    Http(Box<Http>),
     /// A connection that commands go through one after another.
     Pipes(Pipes),
 }
