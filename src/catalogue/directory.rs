@@ -229,12 +229,14 @@ impl Directory {
 
     /// Returns what `listing` makes of this directory, and the difference.
     ///
-    /// An entry that the listing repeats keeps what a `stat` or a reply taught of it since.
+    /// An entry that the listing repeats keeps what a `stat` or a reply taught of it since; and its
+    /// time, if `of_a_generation`: there a time is when the whole was made, not the file.
     pub(super) fn relist(
         &self,
         listing: &PackedListing,
         listed_at: Timestamp,
         fresh_until: Option<Instant>,
+        of_a_generation: bool,
     ) -> Result<(Directory, Changes), Lost> {
         let hidden: Arc<[Hidden]> = listing.hidden.as_slice().into();
         let mut changes = Changes::default();
@@ -264,7 +266,10 @@ impl Directory {
                 if before.bytes() == now.bytes() {
                     packer.push_packed(before.bytes())?;
                 } else {
-                    let (row, entry) = (before.row()?, now.row()?.entry);
+                    let (row, mut entry) = (before.row()?, now.row()?.entry);
+                    if of_a_generation && entry.version == row.entry.version {
+                        entry.mtime = row.entry.mtime;
+                    }
                     match relist(&row, &entry) {
                         Relisted::Same => packer.push_packed(before.bytes())?,
                         Relisted::Quiet(new) => {
@@ -407,7 +412,7 @@ mod tests {
     }
 
     fn relist(old: &Directory, entries: Vec<Entry>) -> (Directory, Changes) {
-        old.relist(&listing(entries).into(), Timestamp::now(), None)
+        old.relist(&listing(entries).into(), Timestamp::now(), None, false)
             .unwrap()
     }
 
@@ -441,6 +446,23 @@ mod tests {
         assert_eq!(changes.added.list, [name("c")]);
         assert_eq!(changes.changed.list, [name("a")]);
         assert_eq!(changes.removed.list, [name("b")]);
+    }
+
+    #[test]
+    fn what_stays_from_one_generation_to_the_next_keeps_its_time() {
+        let at = |text: &str, version: &str, secs: i64| Entry {
+            mtime: Some(Timestamp::from_secs(secs)),
+            ..file(text, version)
+        };
+        let one = first(vec![at("a", "1", 10), at("b", "1", 10)]);
+        let next = PackedListing::from(listing(vec![at("a", "1", 20), at("b", "2", 20)]));
+        let (two, changes) = one.relist(&next, Timestamp::now(), None, true).unwrap();
+        assert_eq!(changes.names(), [name("b")]);
+        let time = |name: &str| two.get(name).unwrap().unwrap().mtime;
+        assert_eq!(time("a"), Some(Timestamp::from_secs(10)));
+        assert_eq!(time("b"), Some(Timestamp::from_secs(20)));
+        let (_, changes) = one.relist(&next, Timestamp::now(), None, false).unwrap();
+        assert_eq!(changes.names(), [name("a"), name("b")]);
     }
 
     #[test]

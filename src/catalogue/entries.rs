@@ -267,8 +267,13 @@ fn seen_as(row: &Row, now: Entry, source: &dyn Source) -> (Row, bool) {
         _ => {
             // What the listing gave is kept, so that it is recognised when it comes again.
             let listed = listed.or_else(|| Some(known.version.clone()));
+            // Where all changes as one, a time is the whole's, and what stays keeps its own.
+            let mtime = match source.whole() {
+                Some(_) if known.version == now.version => known.mtime.or(now.mtime),
+                _ => now.mtime.or(known.mtime),
+            };
             let entry = Entry {
-                mtime: now.mtime.or(known.mtime),
+                mtime,
                 executable: now.executable.or(known.executable),
                 // A promise of the listing holds for the bytes that it listed.
                 digest: now.digest.or(known.digest.filter(|_| unresolved)),

@@ -427,7 +427,7 @@ impl Catalogue {
     /// Asks the source, and packs what comes in no more memory than there is room for.
     async fn listing(self: &Arc<Self>, dir: &RelPath) -> Result<PackedListing> {
         if let Some(whole) = self.source.whole() {
-            self.look(whole).await?;
+            self.look(whole, self.policy.patience).await?;
         }
         let mut listing = ListingBuilder::within(self.policy.memory.room.clone());
         self.source.list_into(dir, &mut listing).await?;

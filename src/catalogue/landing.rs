@@ -34,6 +34,7 @@ impl Catalogue {
         let generation = self.generation_trust();
         let (trusted, behind) = generation.unwrap_or_else(|| (self.trusted_until(started), None));
         let behind = behind.as_ref();
+        let is_whole = self.source.whole().is_some();
         let mut base = self.recall(dir).or(base);
         let (new, changes, base) = match base.take() {
             None => {
@@ -46,7 +47,9 @@ impl Catalogue {
                 let listing = Arc::new(listing);
                 loop {
                     let (new, changes) =
-                        match compare(base.clone(), listing.clone(), listed_at, trusted).await {
+                        match compare(base.clone(), listing.clone(), listed_at, trusted, is_whole)
+                            .await
+                        {
                             Ok(compared) => compared,
                             Err(lost) => {
                                 // What was known cannot be read back: begin anew, and write all.
@@ -346,14 +349,16 @@ async fn compare(
     listing: Arc<PackedListing>,
     listed_at: Timestamp,
     trusted: Option<Instant>,
+    is_whole: bool,
 ) -> std::result::Result<(Directory, Changes), Lost> {
     if base.len() + listing.rows.len() < OFFLOAD {
-        return base.relist(&listing, listed_at, trusted);
+        return base.relist(&listing, listed_at, trusted, is_whole);
     }
     let (old, new) = (base.clone(), listing.clone());
-    match tokio::task::spawn_blocking(move || old.relist(&new, listed_at, trusted)).await {
+    match tokio::task::spawn_blocking(move || old.relist(&new, listed_at, trusted, is_whole)).await
+    {
         Ok(compared) => compared,
         // Only when the runtime shuts down.
-        Err(_) => base.relist(&listing, listed_at, trusted),
+        Err(_) => base.relist(&listing, listed_at, trusted, is_whole),
     }
 }

@@ -202,6 +202,8 @@ pub struct Catalogue {
     totals: Mutex<Option<(Instant, (u64, u64))>>,
     walks: Mutex<Walks>,
     look: Mutex<Look>,
+    /// Held while somebody looks for a new generation who will list what it made wrong.
+    telling: tokio::sync::Mutex<()>,
 }
 
 /// What is under way or went wrong. Directories in good order have no entry here.
@@ -238,6 +240,7 @@ impl Catalogue {
             totals: Mutex::default(),
             walks: Mutex::default(),
             look: Mutex::default(),
+            telling: tokio::sync::Mutex::default(),
         })
     }
 

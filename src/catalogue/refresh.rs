@@ -70,19 +70,20 @@ impl Catalogue {
         self.state().refreshed = Some(Instant::now());
         super::lock(&self.walks).clear();
         let mut dirs = vec![dir.clone()];
+        dirs.extend(self.look_again().await);
         if recursive {
             dirs.extend(
                 self.remembered()
                     .map(|(path, _)| path)
                     .filter(|path| path != dir && path.strip_prefix(dir).is_some()),
             );
-            // Parents first: what is below a directory that is gone need not be asked for.
-            dirs.sort_unstable();
         }
+        // Parents first: what is below a directory that is gone need not be asked for.
+        dirs.sort_unstable();
+        dirs.dedup();
         for dir in &dirs {
             self.invalidate_here(dir);
         }
-        self.want_look();
         self.forgive(dir, recursive);
         if let Some(source) = self.row {
             let marked = self

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::flight::Answer;
-use super::{BACKOFF_MAX, BACKOFF_MIN, Catalogue, ERROR_MEMORY, bump, lock};
+use super::{BACKOFF_MAX, BACKOFF_MIN, Catalogue, ERROR_MEMORY, FOREVER, bump, lock};
 use crate::entry::Timestamp;
 use crate::path::RelPath;
 use crate::source::{Error, Result, Whole};
@@ -30,6 +30,8 @@ pub(super) struct Look {
     /// Until when a failure is repeated, the pause that led there, and why.
     failed: Option<(Instant, Duration, Error)>,
     under_way: Option<Answer<()>>,
+    /// What a move made wrong and nobody has listed again.
+    wrong: Vec<RelPath>,
 }
 
 impl Look {
@@ -48,8 +50,12 @@ impl Look {
 impl Catalogue {
     /// Makes sure that the generation that is listed next is no older than the refresh interval, or
     /// that the source was asked and has not answered: then what is known of an older one is
-    /// served. Fails where there is none.
-    pub(super) async fn look(self: &Arc<Self>, whole: &dyn Whole) -> Result<()> {
+    /// served. Fails where there is none. Waits no longer than `patience` where one is known.
+    pub(super) async fn look(
+        self: &Arc<Self>,
+        whole: &dyn Whole,
+        patience: Duration,
+    ) -> Result<()> {
         let now = Instant::now();
         let answer = {
             let mut look = lock(&self.look);
@@ -80,7 +86,7 @@ impl Catalogue {
         };
         // It goes on by itself, and tells what it finds. A generation may be known only now: the
         // source may have found it on disk while it was asked for a newer one.
-        let answered = tokio::time::timeout(self.policy.patience, answer.clone().get()).await;
+        let answered = tokio::time::timeout(patience, answer.clone().get()).await;
         match (whole.current(), answered) {
             (Some(_), _) => Ok(()),
             (None, Ok(outcome)) => outcome,
@@ -112,6 +118,19 @@ impl Catalogue {
         let mut look = lock(&self.look);
         look.wanted = Some(Instant::now());
         look.failed = None;
+    }
+
+    /// Looks now, for somebody who wants to be told what changed: returns the directories that a move
+    /// made wrong. A failure shows where they are listed.
+    pub(super) async fn look_again(self: &Arc<Self>) -> Vec<RelPath> {
+        let Some(whole) = self.source.whole() else {
+            return Vec::new();
+        };
+        let _told = self.telling.lock().await;
+        self.want_look();
+        // The answer has a deadline of its own.
+        let _ = self.look(whole, FOREVER).await;
+        std::mem::take(&mut lock(&self.look).wrong)
     }
 
     /// As [`Catalogue::want_look`], for what was found wrong: not oftener than once a second.
@@ -177,8 +196,13 @@ impl Catalogue {
             self.invalidate_here(dir);
         }
         self.forgive(&RelPath::root(), true);
+        lock(&self.look).wrong = wrong;
         let this = self.clone();
         tokio::spawn(async move {
+            // Whoever asked for the look counts what changed; else it is only told.
+            let told = this.telling.lock().await;
+            let wrong = std::mem::take(&mut lock(&this.look).wrong);
+            drop(told);
             this.list_again(wrong).await;
         });
     }

@@ -122,6 +122,8 @@ async fn all_directories_are_of_one_generation_and_one_request() {
     // Nobody looks until somebody has to.
     assert_eq!(names(&catalogue.dir(&path("a")).await.unwrap()), ["one"]);
     let report = catalogue.refresh(&path("a"), false).await;
+    let found = (report.listed, report.added, report.changed, report.removed);
+    assert_eq!(found, (3, 2, 1, 2), "{report:?}");
     assert_eq!(report.failed, 0);
     assert_eq!(source.looks.load(Ordering::Relaxed), 2);
     // What nobody asked to refresh has moved too.

@@ -189,7 +189,7 @@ impl GitSource {
         let named = settings.reference.as_deref().unwrap_or("HEAD");
         Ok(GitSource(Arc::new(Inner {
             identity: format!("git:{}#{named}:{}", place.identity, below.as_str()),
-            shown: format!("{}#{named}:", place.shown),
+            shown: format!("{}#{named}", place.shown),
             reference,
             below,
             repository,
@@ -235,8 +235,11 @@ impl Source for GitSource {
     }
 
     fn url(&self, path: &RelPath) -> String {
-        let path = self.0.below.concat(path);
-        format!("{}{}", self.0.shown, path.as_str())
+        let (shown, path) = (&self.0.shown, self.0.below.concat(path));
+        match path.is_root() {
+            true => shown.clone(),
+            false => format!("{shown}:{}", path.as_str()),
+        }
     }
 
     async fn list(&self, dir: &RelPath) -> Result<Listing> {

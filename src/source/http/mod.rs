@@ -8,7 +8,6 @@
 //! they agree with the request. Credentials go to the URL's own origin and to no other.
 
 use std::ops::Range;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -20,10 +19,7 @@ use url::Url;
 
 use super::confidence::Confidences;
 use super::secret::Secret;
-use super::{
-    Body, Error, ErrorKind, Listing, ListingBuilder, ProxySettings, Result, Source, TlsSettings,
-    Verify, wire,
-};
+use super::{Body, Error, ErrorKind, Listing, ListingBuilder, Result, Source, Verify, wire};
 use crate::entry::Entry;
 use crate::path::{Name, RelPath};
 
@@ -33,7 +29,14 @@ mod dav;
 pub(super) mod fuzzing;
 mod index;
 mod manifest;
+mod settings;
 mod validate;
+#[cfg(feature = "webdav")]
+mod webdav;
+
+pub use settings::{
+    HttpAuth, HttpSettings, IndexFormat, ManifestFormat, ManifestPlace, ManifestSettings,
+};
 
 /// How many redirects are followed: a mirror's, a CDN's, a canonical name's, and two to spare.
 const REDIRECTS: usize = 5;
@@ -51,96 +54,6 @@ const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'.')
     .remove(b'_')
     .remove(b'~');
-
-/// How a server lists a directory.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum IndexFormat {
-    /// Whichever of the others the answer is.
-    #[default]
-    Auto,
-    /// An index page; also one that no server of the known kinds writes.
-    Html,
-    /// nginx's or Caddy's JSON.
-    Json,
-    /// As WebDAV has it: replies to PROPFIND, which describe files too.
-    #[cfg(feature = "webdav")]
-    Webdav,
-}
-
-/// How a manifest is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ManifestFormat {
-    /// A relative path a line; lines that begin with `#` are comments.
-    List,
-    /// The lines that `sha256sum` writes.
-    Sha256sum,
-}
-
-/// Where a manifest is.
-#[derive(Debug, Clone)]
-pub enum ManifestPlace {
-    /// On a web server.
-    Url(Url),
-    /// In a file of this machine.
-    File(PathBuf),
-}
-
-/// A list of a tree's files.
-#[derive(Debug, Clone)]
-pub struct ManifestSettings {
-    /// Where it is.
-    pub place: ManifestPlace,
-    /// How it is written.
-    pub format: ManifestFormat,
-    /// When files are compared with the digests in it.
-    pub verify: Verify,
-}
-
-/// Who asks.
-#[derive(Debug, Clone)]
-pub enum HttpAuth {
-    /// `Authorization: Bearer TOKEN`.
-    Bearer(Secret),
-    /// A user name and a password.
-    Basic {
-        /// The user's name.
-        username: String,
-        /// The password.
-        password: Secret,
-    },
-}
-
-/// Which tree or file, and how it is reached.
-#[derive(Debug, Clone)]
-pub struct HttpSettings {
-    /// The URL of a directory or a file. A user name and password in it are used as credentials,
-    /// and not shown. A query is kept for a single file only.
-    pub url: Url,
-    /// A list of the files, for servers that list no directories.
-    pub manifest: Option<ManifestSettings>,
-    /// How the server lists a directory.
-    pub index: IndexFormat,
-    /// Who asks.
-    pub auth: Option<HttpAuth>,
-    /// Whom to trust, and who asks.
-    pub tls: TlsSettings,
-    /// The way to the server. Without it, the environment says.
-    pub proxy: Option<ProxySettings>,
-}
-
-impl HttpSettings {
-    /// Returns settings with nothing but the URL set.
-    pub fn new(url: Url) -> HttpSettings {
-        HttpSettings {
-            url,
-            manifest: None,
-            index: IndexFormat::Auto,
-            auth: None,
-            tls: TlsSettings::default(),
-            proxy: None,
-        }
-    }
-}
 
 /// A file or a tree on a web server.
 pub struct HttpSource {
@@ -169,15 +82,6 @@ struct Loaded {
     tree: Arc<manifest::Tree>,
     etag: Option<HeaderValue>,
     modified: Option<HeaderValue>,
-}
-
-/// A reply to PROPFIND.
-#[cfg(feature = "webdav")]
-struct Told {
-    /// The URL that it came from in the end.
-    page: Url,
-    date: Option<HeaderValue>,
-    body: bytes::Bytes,
 }
 
 /// A reply to a request about one object.
@@ -445,84 +349,6 @@ impl HttpSource {
         let format = self.index;
         let parse = move || index::parse(&page, kind.as_deref(), &body, format);
         blocking(parse).await
-    }
-
-    /// Asks a WebDAV server for what is at `url`, and beneath it where `depth` is 1.
-    #[cfg(feature = "webdav")]
-    async fn propfind(&self, url: &Url, depth: &'static str) -> Result<Told> {
-        let mut headers = HeaderMap::new();
-        let xml = HeaderValue::from_static("application/xml; charset=utf-8");
-        headers.insert(header::CONTENT_TYPE, xml);
-        headers.insert("depth", HeaderValue::from_static(depth));
-        let method = Method::from_bytes(b"PROPFIND").map_err(|_| Error::lied("no such method"))?;
-        let response = self.send_with(method, url, headers, dav::QUESTION).await?;
-        let status = response.status();
-        let redirected = response.url() != url;
-        match status {
-            StatusCode::MULTI_STATUS => {}
-            StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED => {
-                wire::discard(response).await;
-                let message = format!(
-                    "the server answered {status} to PROPFIND: not a WebDAV server, or not at this \
-                     URL; try it as http:// instead of dav+http://"
-                );
-                return Err(Error::new(ErrorKind::Invalid, message));
-            }
-            s if s.is_success() => {
-                let message = format!(
-                    "the server answered {status} to PROPFIND and not 207: not a WebDAV server, or \
-                     not at this URL; try it as http:// instead of dav+http://"
-                );
-                return Err(Error::new(ErrorKind::Invalid, message));
-            }
-            _ => return Err(self.explained(response).await),
-        }
-        wire::check_encoding(response.headers())?;
-        if redirected && response.url().host() != url.host() {
-            return Err(Error::lied("a redirect of PROPFIND to another host"));
-        }
-        Ok(Told {
-            page: response.url().clone(),
-            date: response.headers().get(header::DATE).cloned(),
-            body: wire::read_all(response, PAGE_LIMIT).await?,
-        })
-    }
-
-    #[cfg(feature = "webdav")]
-    async fn list_webdav(&self, dir: &RelPath) -> Result<Listing> {
-        let told = self.propfind(&self.child(dir, true), "1").await;
-        let told = match dir.is_root() {
-            true => told.map_err(at_root)?,
-            false => told?,
-        };
-        let listing = blocking(move || dav::listing(&told.page, told.date.as_ref(), &told.body));
-        let listing = listing.await;
-        match dir.is_root() {
-            true => listing.map_err(at_root),
-            false => listing,
-        }
-    }
-
-    #[cfg(feature = "webdav")]
-    async fn stat_webdav(&self, path: &RelPath) -> Result<Entry> {
-        let missing = || Error::new(ErrorKind::NotFound, "no such file");
-        let name = path.file_name().ok_or_else(missing)?;
-        let url = self.child(path, false);
-        let told = match self.propfind(&url, "0").await {
-            // Apache has no words of WebDAV's for what would be below a file.
-            Err(error) if error.kind() == ErrorKind::Invalid => {
-                return match self.describe(&url, name).await {
-                    Err(found) if found.kind() == ErrorKind::NotFound => Err(found),
-                    _ => Err(error),
-                };
-            }
-            told => told?,
-        };
-        let entry = dav::file(&told.page, name.clone(), told.date.as_ref(), &told.body)?;
-        match entry.size {
-            Some(_) => Ok(entry),
-            None => Ok(self.describe(&url, name).await?.entry),
-        }
     }
 
     /// Returns the manifest's tree; `anew` asks whether it has changed.
