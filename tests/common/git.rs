@@ -257,7 +257,6 @@ impl TestGitHttp {
     /// Stops the server; connections are then refused.
     pub fn stop(&self) {
         self.nginx.stop();
-        self.fcgi.iter().for_each(Server::stop);
     }
 
     /// Kills the server and starts it again.

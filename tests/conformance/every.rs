@@ -13,7 +13,7 @@ use crate::common::ftp::Way;
 use crate::common::mount::{Mount, Place};
 use crate::common::{noise, wait_until};
 use crate::suite::*;
-use crate::{azure, ftp, gcs, local, s3, sftp, web};
+use crate::{azure, ftp, gcs, git, local, s3, sftp, web, webdav};
 
 /// A place of each kind, in the order of the layers; the last one is the uppermost.
 async fn every_kind() -> Vec<(&'static str, Box<dyn World>)> {
@@ -24,6 +24,8 @@ async fn every_kind() -> Vec<(&'static str, Box<dyn World>)> {
         ("gcs", Box::new(gcs::InBucket::new(true).await)),
         ("ftp", Box::new(ftp::OnFtp::new(Way::pyftpdlib()).await)),
         ("sftp", Box::new(sftp::OverSsh::new(true).await)),
+        ("git", Box::new(git::OnGit::own_http("git").await)),
+        ("webdav", Box::new(webdav::on_apache("dav").await)),
         ("local", Box::new(local::Local::new(true).await)),
     ]
 }

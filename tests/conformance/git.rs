@@ -3,6 +3,7 @@
 //! A source's tree changes as one, when it is told to look: the worlds' sources look before
 //! each operation. What was replaced can still be read by its version.
 
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
@@ -33,7 +34,7 @@ suite!(git_ssh, OnGit::ssh(), OnGit::ssh());
 suite!(git_file, OnGit::file(), OnGit::file());
 
 /// A repository on a server, and the directory of its source's store.
-struct OnGit {
+pub struct OnGit {
     server: Server,
     repo: Repo,
     url: Url,
@@ -83,7 +84,7 @@ impl OnGit {
         .with_auth(way)
     }
 
-    async fn own_http(way: &str) -> OnGit {
+    pub async fn own_http(way: &str) -> OnGit {
         let server = blocking(TestGitHttp::start).await;
         let repo = server.repo("own.git");
         let url = format!("{}/{way}/own.git", server.url);
@@ -219,6 +220,16 @@ impl World for OnGit {
     }
     async fn delete(&self, path: &str) {
         self.repo.delete(path);
+    }
+    fn address(&self) -> Option<SocketAddr> {
+        self.url.socket_addrs(|| None).ok()?.pop()
+    }
+    fn grafted(&self, server: Option<SocketAddr>) -> Grafted {
+        let mut url = self.url.clone();
+        if let Some(server) = server {
+            url.set_port(Some(server.port())).unwrap();
+        }
+        Grafted::new(format!("git: {{url: '{url}', ref: main}}"))
     }
     async fn stop(&self) {
         match &self.server {

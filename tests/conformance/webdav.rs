@@ -1,5 +1,6 @@
 //! WebDAV, on Apache and nginx; and Apache's and Python's index pages.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -25,7 +26,7 @@ suite!(http_apache_fancy, on_apache("fancy"), on_apache("fancy"));
 suite!(http_python, on_python(), on_python());
 
 /// A directory that a server shows.
-struct Shown {
+pub struct Shown {
     disk: OnDisk,
     settings: HttpSettings,
     /// Stops the server, or restarts it where asked to.
@@ -40,7 +41,7 @@ fn webdav(url: &str) -> HttpSettings {
     }
 }
 
-async fn on_apache(way: &str) -> Shown {
+pub async fn on_apache(way: &str) -> Shown {
     let apache = blocking(TestApache::start).await;
     let url = format!("{}/{way}/top/", apache.url);
     let mut settings = webdav(&url);
@@ -102,6 +103,13 @@ impl World for Shown {
     }
     async fn delete(&self, path: &str) {
         std::fs::remove_file(self.disk.root.join(path)).unwrap();
+    }
+    fn address(&self) -> Option<SocketAddr> {
+        self.settings.url.socket_addrs(|| None).unwrap().pop()
+    }
+    fn grafted(&self, server: Option<SocketAddr>) -> Grafted {
+        let (path, at) = (self.settings.url.path(), server.or(self.address()).unwrap());
+        Grafted::new(format!("webdav: {{url: 'http://{at}{path}'}}"))
     }
     async fn stop(&self) {
         (self.control)(false);
