@@ -92,7 +92,9 @@ for module in $modules; do
     mark=$env/.$module.done
     if [ ! -e "$mark" ]; then
         echo "installing: $module (in $env)"
-        npm install --silent --no-audit --no-fund --prefix "$env/npm" "$module"
+        # node trusts authorities of its own, and not those that this machine trusts.
+        NODE_EXTRA_CA_CERTS=${NODE_EXTRA_CA_CERTS:-/etc/ssl/certs/ca-certificates.crt} \
+            npm install --silent --no-audit --no-fund --prefix "$env/npm" "$module"
         ln -sf ../npm/node_modules/.bin/azurite-blob "$env/bin/azurite-blob"
         touch "$mark"
     fi
