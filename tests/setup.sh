@@ -61,6 +61,14 @@ if [ -n "$missing" ]; then
     # No service is to be started: the tests start their own, on loopback.
     $sudo env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
         apt-get install -q -y --no-install-recommends $missing
+    # Nor is what was not here before to start with the machine.
+    for unit in nginx-extras:nginx vsftpd:vsftpd openssh-server:ssh \
+        fcgiwrap:fcgiwrap.service fcgiwrap:fcgiwrap.socket; do
+        case "$missing " in *" ${unit%%:*} "*)
+            ! command -v systemctl >/dev/null || $sudo systemctl -q disable "${unit#*:}" || true
+            ;;
+        esac
+    done
 fi
 
 # Of Prometheus only the tool that checks figures: its package would bring a service and a user.
