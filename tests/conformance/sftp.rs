@@ -509,33 +509,3 @@ fn a_place_has_one_name() {
         assert_eq!(error.kind(), ErrorKind::Invalid, "{bad:?}");
     }
 }
-
-/// Not a test: `cargo test --release ... measure_ -- --ignored --nocapture`.
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "measures"]
-async fn measure_throughput() {
-    let world = OverSsh::new(true).await;
-    let len: u64 = 512 << 20;
-    world.put("f", &noise(8, len as usize)).await;
-    let source = world.plain();
-    let entry = known(&source, "f").await;
-    for parts in [1u64, 4, 16] {
-        let start = std::time::Instant::now();
-        let each = len / parts;
-        let reads = (0..parts).map(|i| {
-            let range = i * each..(i + 1) * each;
-            let (source, entry) = (&source, &entry);
-            async move {
-                let mut body = source.read(&at("f"), entry, range).await.unwrap();
-                let mut n = 0;
-                while let Some(bytes) = body.stream.next().await {
-                    n += bytes.unwrap().len() as u64;
-                }
-                n
-            }
-        });
-        let got: u64 = join_all(reads).await.into_iter().sum();
-        let secs = start.elapsed().as_secs_f64();
-        println!("{parts} bodies: {:.0} MB/s", got as f64 / secs / 1e6);
-    }
-}
