@@ -1,9 +1,9 @@
 //! Acting on the cache by files: fetching them before anybody reads them, evicting them, sparing
 //! them from eviction, and saying how much of them is here.
 //!
-//! [`run`] does what a [`Request`] asks and tells of it in [`Event`]s, in the daemon of a mount as
+//! `run` does what a [`Request`] asks and tells of it in [`Event`]s, in the daemon of a mount as
 //! in a process that looks into a volume without mounting it. It ends when nobody listens any more.
-//! [`select`] finds the files, a few at a time: a tree of millions is never in memory.
+//! `select` finds the files, a few at a time: a tree of millions is never in memory.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
