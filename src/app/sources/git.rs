@@ -65,7 +65,7 @@ pub(super) fn files(git: &config::GitSource) -> Vec<PathBuf> {
     match git.url.directory() {
         Some(path) => crate::source::git::elsewhere(path),
         None if git.url.scheme() == "ssh" => {
-            crate::source::ssh::local_files(&crate::source::ssh::Env::of_process())
+            super::ssh::files(&git.ssh.clone().unwrap_or_default())
         }
         None => Vec::new(),
     }

@@ -2,7 +2,6 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::StatusCode;
@@ -149,14 +148,14 @@ pub(crate) fn etag_of(headers: &HeaderMap) -> Option<String> {
 
 #[cfg(any(feature = "azure", feature = "gcs"))]
 /// How far two clocks may be apart: signatures and tokens are believed for 15 minutes, some for 5.
-const CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
+const CLOCK_SKEW: std::time::Duration = std::time::Duration::from_secs(5 * 60);
 
 /// Returns what to tell whoever was denied by a server whose clock is far from ours.
 #[cfg(any(feature = "azure", feature = "gcs"))]
 pub(crate) fn clock_skew(headers: &HeaderMap) -> Option<String> {
     let date = wire::text(headers, header::DATE)?;
     let theirs = httpdate::parse_http_date(date).ok()?;
-    let ours = SystemTime::now();
+    let ours = std::time::SystemTime::now();
     let apart = { ours.duration_since(theirs) }.unwrap_or_else(|early| early.duration());
     (apart > CLOCK_SKEW).then(|| {
         format!("this machine's clock differs too much from the server's ({date}); set the clock")

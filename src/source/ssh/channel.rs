@@ -78,6 +78,7 @@ impl Channel {
     }
 
     /// Starts a subsystem; returns whether the server has it.
+    #[cfg(feature = "sftp")]
     pub(super) async fn subsystem(&mut self, name: &str) -> Result<bool> {
         let asked = self.outgoing.request_subsystem(true, name).await;
         asked.map_err(protocol)?;

@@ -134,6 +134,7 @@ impl Connection {
     }
 
     /// Opens a channel to a subsystem of the server, such as `sftp`.
+    #[cfg(feature = "sftp")]
     pub(crate) async fn subsystem(&self, name: &str) -> Result<Channel> {
         let mut channel = self.open().await?;
         match self.bounded(channel.subsystem(name)).await? {
@@ -387,6 +388,7 @@ pub(super) fn protocol(error: russh::Error) -> Error {
 
 impl Connection {
     /// Returns where the connection leads, for messages.
+    #[cfg(feature = "sftp")]
     pub(crate) fn place(&self) -> &str {
         &self.place
     }
