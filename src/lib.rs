@@ -28,5 +28,6 @@ pub mod path;
 pub mod rows;
 pub mod sandbox;
 pub mod source;
+mod sqlite;
 pub mod tls;
 pub mod vfs;

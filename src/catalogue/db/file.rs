@@ -1,9 +1,7 @@
 //! The file itself: opened, begun, or set aside.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use super::DbError;
@@ -15,8 +13,8 @@ const SCHEMA_VERSION: i64 = 2;
 /// "SVOL", in SQLite's `application_id`.
 const APPLICATION_ID: i64 = 0x5356_4f4c;
 
-/// How long another process's write may keep one of ours waiting.
-const BUSY: Duration = Duration::from_secs(5);
+/// Directories are read and written in the order of their rows, which needs few pages. In KiB.
+const PAGES: i64 = 512;
 
 /// SQLite's pages have no checksums, so the rows have. `row_check` is that of an entry, `head_check`
 /// that of what a directory itself says; `checks` is the sum of its entries', so that none of them
@@ -93,24 +91,7 @@ enum Prepared {
 }
 
 pub(super) fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
-    // Each connection is used by one thread at a time.
-    let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
-    connection.busy_timeout(BUSY)?;
-    connection.pragma_update(None, "synchronous", "NORMAL")?;
-    // Bound values must not count as reasons to plan anew: SQLite, built with STAT4 as it is here,
-    // otherwise parses a prepared statement again for each new value of a key, at 20 us a time.
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
-    // Closing must not remove the log by its name: where the file was set aside meanwhile, that is
-    // the name of another database's log.
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-    // What a large statement needs in between is little, and a file for it would be made where a
-    // confined process may not write.
-    connection.pragma_update(None, "temp_store", "MEMORY")?;
-    // What a large write leaves of the log on disk, in bytes.
-    connection.pragma_update(None, "journal_size_limit", 16 * 1024 * 1024)?;
-    // In KiB. Directories are read and written in the order of their rows, which needs few pages.
-    connection.pragma_update(None, "cache_size", -512)?;
-    Ok(connection)
+    crate::sqlite::connect(path, flags, PAGES)
 }
 
 fn prepare(path: &Path) -> rusqlite::Result<Prepared> {

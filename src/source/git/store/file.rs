@@ -1,9 +1,7 @@
 //! The file itself: opened, begun, or begun anew.
 
 use std::path::Path;
-use std::time::Duration;
 
-use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use rustix::fs::FlockOperation;
 
@@ -13,8 +11,8 @@ const SCHEMA_VERSION: i64 = 1;
 /// "SVOG", in SQLite's `application_id`.
 const APPLICATION_ID: i64 = 0x5356_4f47;
 
-/// How long another process's write may keep one of ours waiting.
-const BUSY: Duration = Duration::from_secs(5);
+/// What is kept of its pages, in KiB: objects are found by hashes, all over the file.
+const PAGES: i64 = 2048;
 
 /// Where the file is, below the store's directory.
 const NAME: &str = "objects.db";
@@ -86,21 +84,8 @@ pub(super) fn in_memory() -> rusqlite::Result<Connection> {
 
 /// Opens the file, and begins it if it is empty; nothing if it is of another version.
 fn prepare(path: &Path) -> rusqlite::Result<Option<Connection>> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
-        | OpenFlags::SQLITE_OPEN_CREATE
-        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags)?;
-    connection.busy_timeout(BUSY)?;
-    connection.pragma_update(None, "synchronous", "NORMAL")?;
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
-    // Closing must not remove the log by its name, which may be another's by then.
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-    // A file for it would be made where a confined process may not write.
-    connection.pragma_update(None, "temp_store", "MEMORY")?;
-    // What a large write leaves of the log on disk, in bytes.
-    connection.pragma_update(None, "journal_size_limit", 16 * 1024 * 1024)?;
-    // In KiB.
-    connection.pragma_update(None, "cache_size", -2048)?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
+    let connection = crate::sqlite::connect(path, flags, PAGES)?;
     let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     let (version, application) = (pragma("user_version")?, pragma("application_id")?);
     let tables: i64 =
