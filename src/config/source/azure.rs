@@ -102,11 +102,8 @@ impl AzureSource {
     }
 
     pub(super) fn problems(&self, found: &mut Problems) {
-        if self.no_sign_request && self.credentials.is_some() {
-            let what = "noSignRequest sends no credentials; take one of the two out";
-            found.add(&["credentials"], what);
-        }
-        found.check_prefix(self.prefix.as_deref());
+        let given = self.credentials.is_some().then_some("credentials");
+        found.check_bucket(self.prefix.as_deref(), self.no_sign_request, given);
         transport::problems(&self.proxy, found);
     }
 }

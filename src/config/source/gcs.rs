@@ -70,11 +70,11 @@ impl GcsSource {
     }
 
     pub(super) fn problems(&self, found: &mut Problems) {
-        if self.no_sign_request && self.service_account_key.is_some() {
-            let what = "noSignRequest sends no credentials; take one of the two out";
-            found.add(&["serviceAccountKey"], what);
-        }
-        found.check_prefix(self.prefix.as_deref());
+        let given = self
+            .service_account_key
+            .is_some()
+            .then_some("serviceAccountKey");
+        found.check_bucket(self.prefix.as_deref(), self.no_sign_request, given);
         transport::problems(&self.proxy, found);
     }
 }

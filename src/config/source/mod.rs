@@ -134,7 +134,17 @@ impl Problems {
         self.0.push((field.to_vec(), what.into()));
     }
 
-    fn check_prefix(&mut self, prefix: Option<&str>) {
+    /// Checks what all buckets have; `credentials` is the field of those that are given.
+    fn check_bucket(
+        &mut self,
+        prefix: Option<&str>,
+        unsigned: bool,
+        credentials: Option<&'static str>,
+    ) {
+        if let Some(field) = credentials.filter(|_| unsigned) {
+            let what = "noSignRequest sends no credentials; take one of the two out";
+            self.add(&[field], what);
+        }
         if prefix.is_some_and(|prefix| prefix.split('/').any(|part| part == "..")) {
             let what = "`..` leads nowhere in a bucket; write the prefix out";
             self.add(&["prefix"], what);
