@@ -409,32 +409,55 @@ impl Remote {
             self.runtime.spawn(async move {
                 let _leave = leave;
                 let _counted = demand.then(|| Demanded::new(&this.fetcher.demanded));
-                // The guard ends the flight even if its task panics or is dropped.
-                let ending = Ending {
-                    remote: &this,
-                    flight: &flight,
-                    result: None,
+                let turn = async {
+                    match demand {
+                        true => None,
+                        false => this.prefetch_turn(&flight).await,
+                    }
                 };
-                this.fly(&flight, demand, ending).await;
+                // Whoever waits hears of it by the flight.
+                let _ = this.fly(&flight, turn).await;
             });
         }
         (concerned, refused)
     }
 
-    async fn fly(self: &Arc<Self>, flight: &Flight, demand: bool, mut ending: Ending<'_>) {
-        let _turn = if demand {
-            None
-        } else {
-            tokio::select! {
-                turn = self.fetcher.prefetch.acquire() => turn.ok(),
-                () = flight.urgent.notified() => None,
-            }
+    async fn fly<T>(
+        self: &Arc<Self>,
+        flight: &Flight,
+        turn: impl Future<Output = T>,
+    ) -> Result<()> {
+        // The guard ends the flight even if its task panics or is dropped.
+        let mut ending = Ending {
+            remote: self,
+            flight,
+            result: None,
         };
+        let _turn = turn.await;
         let result = self.carry(flight).await;
         if let Err(error) = &result {
             debug!(url = %self.url(), range = ?flight.range, %error, "fetch failed");
         }
-        ending.result = Some(result);
+        ending.result = Some(result.clone());
+        result
+    }
+
+    /// Waits for prefetch's turn, or until a reader wants what is fetched.
+    async fn prefetch_turn(&self, flight: &Flight) -> Option<tokio::sync::SemaphorePermit<'_>> {
+        tokio::select! {
+            turn = self.fetcher.prefetch.acquire() => turn.ok(),
+            () = flight.urgent.notified() => None,
+        }
+    }
+
+    /// Lets readers know of a flight.
+    fn announce(&self, range: Range<u64>) -> Arc<Flight> {
+        let flight = Flight::new(range, false);
+        self.flights
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(flight.clone());
+        flight
     }
 }
 

@@ -1,13 +1,10 @@
 //! An object that is fetched ahead as one of many, for a reader who may come to open it.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 
-use tracing::debug;
-
-use super::super::flight::Flight;
 use super::super::turns::Turns;
-use super::{Ending, Remote};
+use super::Remote;
 
 /// What came of fetching an object ahead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,31 +26,20 @@ impl Remote {
         turns: Arc<Turns>,
         done: impl FnOnce(Ahead) + Send + 'static,
     ) {
-        let flight = Flight::new(0..end, false);
-        self.flights
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(flight.clone());
+        let flight = self.announce(0..end);
         let this = self.clone();
         self.runtime.spawn(async move {
-            let mut ending = Ending {
-                remote: &this,
-                flight: &flight,
-                result: None,
+            let mut before = 0;
+            let turn = async {
+                let turn = turns.wait(&this.fetcher, &flight).await;
+                before = this.asked.load(Ordering::Relaxed);
+                turn
             };
-            let _turn = turns.wait(&this.fetcher, &flight).await;
-            let before = this.asked.load(Ordering::Relaxed);
-            let result = this.carry(&flight).await;
-            let came = match &result {
-                Err(error) => {
-                    debug!(url = %this.url(), %error, "fetching ahead failed");
-                    Ahead::Failed
-                }
+            let came = match this.fly(&flight, turn).await {
+                Err(_) => Ahead::Failed,
                 Ok(()) if this.asked.load(Ordering::Relaxed) == before => Ahead::WasHere,
                 Ok(()) => Ahead::Fetched,
             };
-            ending.result = Some(result);
-            drop(ending);
             done(came);
         });
     }

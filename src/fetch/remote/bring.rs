@@ -1,17 +1,15 @@
 //! Bringing all of an object because somebody asked for it, though nobody reads it yet.
 
 use std::ops::Range;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
-use tracing::debug;
 
-use super::super::flight::Flight;
 use super::super::plan;
-use super::{Ending, Remote, blocking};
+use super::{Remote, blocking};
 use crate::source::{Error, Result};
 
 /// How long a piece waits for readers who could use all connections, before it goes anyway.
@@ -61,30 +59,12 @@ impl Remote {
         while self.fetcher.is_busy() && Instant::now() < until {
             tokio::time::sleep(LOOK).await;
         }
-        let flight = Flight::new(piece, false);
-        self.flights
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(flight.clone());
+        let flight = self.announce(piece);
         let this = self.clone();
         // A task of its own: readers may wait for it when nobody waits here any more.
-        let flying = self.runtime.spawn(async move {
-            let mut ending = Ending {
-                remote: &this,
-                flight: &flight,
-                result: None,
-            };
-            let _permit = tokio::select! {
-                permit = this.fetcher.prefetch.acquire() => permit.ok(),
-                () = flight.urgent.notified() => None,
-            };
-            let result = this.carry(&flight).await;
-            if let Err(error) = &result {
-                debug!(url = %this.url(), range = ?flight.range, %error, "bringing failed");
-            }
-            ending.result = Some(result.clone());
-            result
-        });
+        let flying = self
+            .runtime
+            .spawn(async move { this.fly(&flight, this.prefetch_turn(&flight)).await });
         flying.await.map_err(|e| Error::lied(e.to_string()))?
     }
 }
