@@ -144,6 +144,11 @@ impl Converter<'_> {
             );
             self.note(NoteKind::Differs, &["spec", "mountPath"], Vec::new(), what);
         }
+        // What the fields say together is checked as in a volume file, so that what is written is read.
+        let wrong = source.as_ref().map(|source| source.problems().0);
+        for (_, what) in wrong.into_iter().flatten() {
+            self.problem(&["spec", "source"], what);
+        }
         let mut volume = Volume::new(name, vec![Layer::new(source?, GraftPath::default())]);
         self.labels(document.metadata, &mut volume);
         volume.spec.refresh = Some(Refresh::Every(interval));

@@ -485,6 +485,16 @@ fn never_shown(text: &str) {
     }
 }
 
+#[test]
+fn what_a_volume_file_may_not_say_is_refused() {
+    let text = r#"{"apiVersion": "sv.sharedvolume.io/v1alpha1", "kind": "SharedVolume",
+        "metadata": {"name": "a", "namespace": "n"}, "spec": {"source": {"git": {
+            "url": "https://h/a.git", "user": ":", "password": "hunter2"}}}}"#;
+    never_shown(text);
+    let error = run_with(text, Inline::Refer, &[]).unwrap_err();
+    assert!(error.to_string().contains("cannot hold `:`"), "{error}");
+}
+
 const WHOLE: &str = include_str!("../../../tests/convert/s3.yaml");
 
 proptest! {
