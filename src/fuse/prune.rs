@@ -26,7 +26,8 @@ const BATCH: usize = 512;
 /// second cannot be looked up either.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// The pause where nothing was gained: all that is known is in use.
+/// The longest pause where nothing was gained. The first is short: on a busy machine what the kernel
+/// let go of takes a while to get here, and who lists meanwhile goes on.
 const IN_VAIN: Duration = Duration::from_secs(1);
 
 /// Starts to keep the kernel at about `limit` inodes. The thread ends with the filesystem.
@@ -47,6 +48,7 @@ pub fn start(
         .name("svol-prune".into())
         .spawn(move || {
             while woken.recv().is_ok() {
+                let mut pause = PAUSE;
                 loop {
                     let Some(known) = vfs.upgrade() else { return };
                     let idle = known.idle(BATCH);
@@ -55,13 +57,15 @@ pub fn start(
                         break;
                     }
                     asking.let_go(&idle);
-                    std::thread::sleep(PAUSE);
+                    std::thread::sleep(pause);
                     let Some(known) = vfs.upgrade() else { return };
-                    // Others may come faster than these go.
-                    if idle.iter().all(|inode| known.attr(inode.ino).is_ok()) {
-                        drop(known);
-                        std::thread::sleep(IN_VAIN);
-                    }
+                    // Others may come faster than these go. Where none goes, all may be in use.
+                    let in_vain = idle.iter().all(|inode| known.attr(inode.ino).is_ok());
+                    pause = if in_vain {
+                        (pause * 2).min(IN_VAIN)
+                    } else {
+                        PAUSE
+                    };
                 }
             }
         })
