@@ -10,7 +10,7 @@ use crate::config::{ByteRate, ByteSize, CacheSize, HumanDuration, Refresh, Umask
 use crate::control::{registry, status};
 use crate::entry::Kind;
 use crate::filter::Filter;
-use crate::fuse::mounter;
+use crate::fuse::orders;
 use crate::namespace::fuzzing::stays_inside;
 use crate::path::{Name, RelPath};
 pub use crate::source::fuzzing::{
