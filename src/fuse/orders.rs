@@ -125,6 +125,11 @@ impl Duty {
         Ok(answer)
     }
 
+    /// Returns the number of the process that asks the mount, if there is one.
+    pub(crate) fn child(&self) -> Option<u32> {
+        self.prober.pid()
+    }
+
     /// Ends what still asks the mount.
     pub(crate) fn give_up(&mut self) {
         self.prober.give_up();

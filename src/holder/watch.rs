@@ -105,6 +105,11 @@ impl Watch {
         }
     }
 
+    /// Returns the number of the process that asks, if there is one.
+    pub(super) fn child(&self) -> Option<u32> {
+        self.prober.pid()
+    }
+
     /// Ends what still asks.
     pub(super) fn give_up(&mut self) {
         self.prober.give_up();
