@@ -165,9 +165,18 @@ impl Mounter {
         /// What is more than enough to read, in bytes.
         const MOST: usize = 8 * 1024;
         let said = &said[..said.floor_char_boundary(MOST)];
+        self.tell(&Order::LastWords(said.into(), status));
+    }
+
+    /// Tells the holder that this worker begins nothing more.
+    pub fn leaving(&self) {
+        self.tell(&Order::Leaving);
+    }
+
+    fn tell(&self, order: &Order) {
         let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
         // It may be gone itself.
-        let _ = send(&*socket, &Order::LastWords(said.into(), status), &[]);
+        let _ = send(&*socket, order, &[]);
     }
 
     fn device(&self) -> io::Result<BorrowedFd<'_>> {

@@ -60,6 +60,8 @@ pub(crate) enum Order {
     Replace,
     /// To a holder: what it knows of its workers.
     History,
+    /// To a holder: the worker that was told to leave begins nothing more. Not answered.
+    Leaving,
     /// To a holder: why the worker ends, for people, and with which status. Not answered.
     LastWords(String, u8),
 }

@@ -305,6 +305,13 @@ impl Holder {
                     }
                     continue;
                 }
+                Order::Leaving => {
+                    // Up to now it served.
+                    if let Some(stall) = &mut self.stall {
+                        stall.since = Instant::now();
+                    }
+                    continue;
+                }
                 Order::Prepared { reply, version } => {
                     if let Some(worker) = self.worker_mut(which) {
                         worker.stage = Stage::Prepared;
