@@ -18,6 +18,9 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 /// The longest that a hook may be given: what takes longer belongs into a queue of its own.
 const MAX_TIMEOUT: Duration = Duration::from_secs(600);
 
+/// The longest command with its arguments, in bytes: what anybody types, and fits one message.
+const MAX_COMMAND: usize = 8 * 1024;
+
 /// Who is told when files of the volume changed: a command, a web server, or both. Not for what
 /// nobody has looked at since the mount.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -103,6 +106,9 @@ impl OnChange {
         if self.command.first().is_some_and(String::is_empty) {
             found.add(&["command"], "the program has no name");
         }
+        if self.command.iter().map(String::len).sum::<usize>() > MAX_COMMAND {
+            found.add(&["command"], "too long (8 KiB at most); write a script");
+        }
         if self.command.iter().any(|part| part.contains('\0')) {
             found.add(&["command"], "no program takes a NUL in an argument");
         }
@@ -151,4 +157,9 @@ impl Webhook {
 }
 
 /// Headers that say what is sent.
-const OURS: [&str; 4] = ["content-type", "content-length", "host", "transfer-encoding"];
+const OURS: [&str; 4] = [
+    "content-type",
+    "content-length",
+    "host",
+    "transfer-encoding",
+];

@@ -163,10 +163,7 @@ fn everything_is_read() {
     let webhook = hook.webhook.as_ref().unwrap();
     assert_eq!(webhook.shown(), "https://hooks.example.org");
     let token = SecretRef::FromFile("/etc/svol/token".into());
-    assert_eq!(
-        webhook.auth,
-        Some(HttpAuth::Bearer(BearerAuth { token }))
-    );
+    assert_eq!(webhook.auth, Some(HttpAuth::Bearer(BearerAuth { token })));
 
     let models = &spec.layers[0];
     let Source::S3(s3) = &models.source else {

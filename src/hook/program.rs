@@ -93,7 +93,10 @@ impl Command {
 
 /// Returns a nameless file that holds `body`, to be read from its beginning.
 fn written(body: &[u8]) -> std::io::Result<File> {
-    let mut file = File::from(rustix::fs::memfd_create("svol-change", MemfdFlags::CLOEXEC)?);
+    let mut file = File::from(rustix::fs::memfd_create(
+        "svol-change",
+        MemfdFlags::CLOEXEC,
+    )?);
     file.write_all(body)?;
     file.rewind()?;
     Ok(file)

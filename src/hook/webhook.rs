@@ -105,9 +105,7 @@ impl Webhook {
             (Ok(Ok(())), _) => return Ok(()),
             (Ok(Err(error)), _) => error,
             (Err(_), Some(error)) => error.context(format!("no success within {limit:?}")),
-            (Err(_), None) => {
-                Error::new(ErrorKind::Timeout, format!("no answer within {limit:?}"))
-            }
+            (Err(_), None) => Error::new(ErrorKind::Timeout, format!("no answer within {limit:?}")),
         };
         let error = self.confidences.conceal(error);
         Err(format!("{}: {error}", self.settings.shown))
