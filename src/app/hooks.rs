@@ -78,11 +78,16 @@ fn listen(layer: &Layer, changes: &Changes) {
         layer.filter.clone(),
     );
     layer.catalogue.add_listener(Arc::new(move |dir, names| {
-        let known = { catalogue.upgrade() }.and_then(|catalogue| catalogue.peek(dir));
-        let is_shown = |name: &&Name| {
+        let Some(catalogue) = catalogue.upgrade() else {
+            return;
+        };
+        let known = catalogue.peek(dir);
+        let is_news = |name: &&Name| {
             let path = dir.join(name);
             let entry = { known.as_ref() }.and_then(|known| known.get(name.as_str()).ok()?);
             match entry {
+                // Only its time is another.
+                Some(entry) if entry.kind == Kind::Dir && catalogue.remembers(&path) => false,
                 Some(entry) => filter.shows(path.as_str(), entry.kind),
                 // It is gone, and may have been either.
                 None => [Kind::File, Kind::Dir]
@@ -90,7 +95,7 @@ fn listen(layer: &Layer, changes: &Changes) {
                     .any(|kind| filter.shows(path.as_str(), kind)),
             }
         };
-        changes.changed(&name, &graft.concat(dir), names.iter().filter(is_shown));
+        changes.changed(&name, &graft.concat(dir), names.iter().filter(is_news));
     }));
 }
 
