@@ -215,6 +215,10 @@ pub struct MountArgs {
     /// [variable: SVOL_LISTEN_TOKEN_FILE]
     #[arg(long, value_name = "FILE")]
     pub listen_token_file: Option<PathBuf>,
+    /// Run PROGRAM when files changed, with what changed as JSON on its standard input [variable:
+    /// SVOL_ON_CHANGE]
+    #[arg(long, value_name = "PROGRAM")]
+    pub on_change: Option<String>,
     /// Keep all privileges and core dumps, to look for a fault [variable: SVOL_NO_SANDBOX]
     #[arg(long)]
     pub no_sandbox: bool,

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use crate::config::{ByteRate, ByteSize, CacheSize, Note, Umask, Volume};
+use crate::config::{ByteRate, ByteSize, CacheSize, Note, OnChange, Umask, Volume};
 
 /// What every command that looks into a volume needs.
 #[derive(Debug, Clone, PartialEq)]
@@ -61,6 +61,8 @@ pub struct MountSettings {
     pub listen: Option<SocketAddr>,
     /// The file with the token that whoever asks there must have, absolute.
     pub listen_token_file: Option<PathBuf>,
+    /// Who is told when files changed.
+    pub on_change: OnChange,
     /// Whether the daemon gives up what it does not need.
     pub sandbox: bool,
     /// Logging.

@@ -32,6 +32,7 @@ pub mod probe;
 pub mod prune;
 mod replies;
 mod report;
+pub mod runner;
 
 pub use notify::{Notifications, Pending};
 pub use passthrough::{Passthrough, State as PassthroughState};
