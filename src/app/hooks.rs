@@ -46,7 +46,7 @@ pub(super) fn start(
         { on_change.command.first() }.map(|program| Command::new(mounter, program.clone()));
     let webhook = webhook(on_change).map_err(|e| Error::System(format!("onChange: {e}")))?;
     let changes = Changes::default();
-    for layer in view.vfs.namespace().layers() {
+    for layer in view.vfs.namespace().active() {
         listen(layer, &changes);
         if let Some(every) = layer.catalogue.policy().refresh {
             let catalogue = layer.catalogue.clone();

@@ -94,7 +94,7 @@ pub async fn start(record: Record, view: &View, around: Around) -> std::io::Resu
     std::fs::set_permissions(&record.socket, std::fs::Permissions::from_mode(0o600))?;
     let address = around.door.as_ref().map(|door| door.socket.local_addr());
     let listen = address.transpose()?.map(|address| address.to_string());
-    let layers = view.vfs.namespace().layers();
+    let layers = view.vfs.namespace().active();
     let required = view.guards.iter().zip(layers).filter(|(_, l)| l.required);
     let subject = Arc::new(Subject {
         record,

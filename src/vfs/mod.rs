@@ -487,7 +487,7 @@ impl Vfs {
     /// Returns the sizes of the volume.
     pub async fn size(&self) -> VolumeSize {
         let (mut used, mut files) = (0u64, 0u64);
-        for layer in self.namespace.layers() {
+        for layer in self.namespace.active() {
             let (bytes, count) = layer.catalogue.known_size().await;
             used = used.saturating_add(bytes);
             files = files.saturating_add(count);

@@ -383,9 +383,7 @@ impl Nodes {
                     parent: node.path.parent().map_or(ROOT, |dir| dir_ino(&dir)),
                     name: node.path.file_name(),
                     is_dir: node.is_dir(),
-                    inherited: node
-                        .inherited
-                        .then(|| node.lookups.load(Ordering::Relaxed)),
+                    inherited: node.inherited.then(|| node.lookups.load(Ordering::Relaxed)),
                 })
             });
             found.extend(idle.take(most.min(surplus) - found.len()));
