@@ -40,6 +40,7 @@ pub fn enclose<T: Send>(
         name: format!("svol:{}", settings.view.volume.metadata.name),
         allow_other: settings.allow_other,
         noexec: settings.noexec,
+        origin: settings.origin.clone(),
     };
     let listen = settings.listen;
     let door = listen.map(|at| Door::open(at, settings.listen_token_file.clone()));
@@ -49,6 +50,8 @@ pub fn enclose<T: Send>(
     })?;
     let mounter = Mounter::start(&mountpoint, &kernel, hooks::program(&settings.on_change))
         .map_err(|e| Error::System(format!("cannot start the process that mounts: {e}")))?;
+    // It has its own by now, and gives us the device when it is asked for it.
+    kernel.origin.let_go();
     let inside = match settings.sandbox {
         true => sandbox::enter(&needs(settings)?),
         false => sandbox::stay_out(),

@@ -133,7 +133,9 @@ pub fn serve(
             name = signals.next() => {
                 info!(signal = name, "ending");
                 drop(mounted);
-                if tokio::time::timeout(END, &mut ended).await.is_err() {
+                // One that others have mounted stays, and with it the session.
+                let ends = !kernel.origin.is_given();
+                if ends && tokio::time::timeout(END, &mut ended).await.is_err() {
                     warn!("files are still open; they fail from now on");
                 }
             }
@@ -148,7 +150,10 @@ pub fn serve(
 /// absolute and without symbolic links. A dead mount of ours is detached there.
 pub fn prepare(settings: &MountSettings) -> Result<std::path::PathBuf, Error> {
     Ceiling::of_process(settings.view.memory.map(|size| size.0))?;
-    let mountpoint = mount::prepare(&settings.mountpoint)?;
+    let mountpoint = match settings.origin.is_given() {
+        true => mount::name_of_given(&settings.mountpoint, &settings.origin)?,
+        false => mount::prepare(&settings.mountpoint)?,
+    };
     mount::check_apart(&mountpoint, "the cache", &settings.view.cache.dir)?;
     for layer in &settings.view.volume.spec.layers {
         if let config::Source::Local(local) = &layer.source {

@@ -23,7 +23,9 @@ use crate::entry::Kind;
 use crate::vfs::{self, Attr, FOREVER, Vfs};
 
 mod caller;
+pub mod device;
 mod errno;
+pub mod helper;
 pub mod mount;
 pub mod mounter;
 mod notify;

@@ -23,6 +23,7 @@ use rustix::net::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::device;
 use super::mount::{self, MountSettings};
 use super::probe::{self, Prober};
 use super::runner::{Program, Run, Runner};
@@ -248,14 +249,23 @@ pub fn run() -> io::Result<()> {
     };
     let mut prober = Prober::new(&mountpoint);
     let mut runner = Runner::new(hook);
+    // Who gave us the device, if somebody did: our end is to be seen there.
+    let mut giver = None;
     while let Some((order, mut with)) = receive::<Order>(&socket)? {
         let mut answer = Answer::default();
         let mut device = None;
         let done = match (order, with.as_slice()) {
-            (Order::Mount, []) => {
-                mount::mount_device(&mountpoint, &settings).map(|fd| device = Some(fd))
-            }
-            (Order::RaiseReadAhead, []) => mount::set_read_ahead(&mountpoint),
+            (Order::Mount, []) => device::acquire(&mountpoint, &settings).map(|acquired| {
+                device = Some(acquired.device);
+                giver = acquired.giver;
+            }),
+            (Order::RaiseReadAhead, []) => match &giver {
+                Some(giver) => {
+                    giver.serves();
+                    Ok(())
+                }
+                None => mount::set_read_ahead(&mountpoint),
+            },
             (Order::OpenBacking, [device, file]) => {
                 fuser::BackingId::create_raw(device, file).map(|id| answer.backing = Some(id))
             }
@@ -268,6 +278,8 @@ pub fn run() -> io::Result<()> {
                 _ => Err(io::ErrorKind::InvalidInput.into()),
             },
             (Order::Hook, []) => runner.step().map(|run| answer.run = Some(run)),
+            // What others have mounted is theirs to unmount.
+            (Order::End, []) if settings.origin.is_given() => Ok(()),
             (Order::End, []) => mount::end(&mountpoint),
             _ => Err(io::ErrorKind::InvalidInput.into()),
         };
@@ -327,7 +339,7 @@ fn receive<T: DeserializeOwned>(socket: impl AsFd) -> io::Result<Option<(T, Vec<
     Ok(Some((serde_json::from_slice(&text[..length])?, files)))
 }
 
-fn receive_raw(socket: impl AsFd, into: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+pub(super) fn receive_raw(socket: impl AsFd, into: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES))];
     let mut extra = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::CMSG_CLOEXEC;
