@@ -134,6 +134,7 @@ mod tests {
             parent: 1,
             name: None,
             is_dir: false,
+            inherited: None,
         };
         let message = prune_message(&[inode(7), inode(8)]);
         let words: Vec<u32> = message

@@ -59,6 +59,11 @@ impl<V: Clone> Shards<V> {
         self.write(key).remove(&key)
     }
 
+    /// Returns the values of one shard after the other.
+    pub(super) fn all(&self) -> impl Iterator<Item = Vec<V>> {
+        (0..SHARDS).map(|n| self.nth(n).values().cloned().collect())
+    }
+
     pub(super) fn len(&self) -> usize {
         self.shards
             .iter()
