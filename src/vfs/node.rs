@@ -277,7 +277,7 @@ impl Nodes {
     }
 
     /// Returns all of them, a shard at a time.
-    pub(super) fn all(&self) -> impl Iterator<Item = Vec<Arc<Node>>> {
+    pub(super) fn all(&self) -> impl Iterator<Item = Vec<(Ino, Arc<Node>)>> {
         self.nodes.all()
     }
 
@@ -391,9 +391,7 @@ impl Nodes {
                     parent: node.path.parent().map_or(ROOT, |dir| dir_ino(&dir)),
                     name: node.path.file_name(),
                     is_dir: node.is_dir(),
-                    inherited: node
-                        .inherited
-                        .then(|| node.lookups.load(Ordering::Relaxed)),
+                    inherited: node.inherited.then(|| node.lookups.load(Ordering::Relaxed)),
                 })
             });
             found.extend(idle.take(most.min(surplus) - found.len()));
