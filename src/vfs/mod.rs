@@ -282,7 +282,7 @@ impl Vfs {
     fn looked_up(&self, dir: &RelPath, found: Found) -> Looked {
         let name_ttl = found.fresh_for.min(FOREVER);
         let node = self.node_for(dir.join(&found.entry.name), found);
-        self.commit();
+        self.settle();
         Looked {
             attr: self.attr_of(&node),
             name_ttl,
@@ -498,7 +498,7 @@ impl Vfs {
             }
         }
         if count {
-            self.commit();
+            self.settle();
         }
         Ok(())
     }

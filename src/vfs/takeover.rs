@@ -246,14 +246,9 @@ impl Vfs {
         open.into_values().collect()
     }
 
-    /// Writes down what was kept back: before this process leaves the mount to another one. What is
-    /// written after that is lost.
-    pub fn leave(&self) {
-        self.commit();
-    }
-
-    /// Returns once what the kernel is about to be told is written down, if it is at all.
-    pub(super) fn commit(&self) {
+    /// Returns once all that a later process must know is written down, if it is at all: before the
+    /// kernel is told what follows from it, and before this process leaves the mount to another one.
+    pub fn settle(&self) {
         if let Some(journal) = self.nodes.journal() {
             journal.commit();
         }
@@ -376,8 +371,8 @@ impl Vfs {
     }
 
     /// Takes note that the kernel is to read an open inode from the file that it calls `backing`, or
-    /// from none any more. Calls for one inode must not overlap. Written down once [`Vfs::leave`] or
-    /// the next answer was.
+    /// from none any more. Calls for one inode must not overlap. Sure after
+    /// [`Vfs::settle`].
     pub fn backed(&self, ino: Ino, backing: Option<u32>) {
         let Some(journal) = self.nodes.journal() else {
             return;
