@@ -55,13 +55,16 @@ struct Open {
 #[derive(Debug)]
 struct Registered {
     id: u32,
-    mounter: Arc<Mounter>,
+    /// Nothing where it was inherited and this process passes nothing through by itself.
+    mounter: Option<Arc<Mounter>>,
 }
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        // It fails where the mount is gone, and with it what the kernel knew.
-        let _ = self.mounter.close_backing(self.id);
+        if let Some(mounter) = &self.mounter {
+            // It fails where the mount is gone, and with it what the kernel knew.
+            let _ = mounter.close_backing(self.id);
+        }
     }
 }
 
@@ -109,11 +112,11 @@ impl Passthrough {
     /// closed.
     pub fn take_over(&self, open: &[OpenInode]) {
         for inode in open {
-            let registered = |(id, mounter)| Arc::new(Registered { id, mounter });
-            let backing = inode.backing.zip(self.mounter.clone()).map(registered);
+            let mounter = self.mounter.clone();
+            let registered = |id| Arc::new(Registered { id, mounter });
             let open = Open {
                 count: inode.handles,
-                backing,
+                backing: inode.backing.map(registered),
             };
             self.inodes(inode.ino).insert(inode.ino, open);
         }
@@ -223,7 +226,10 @@ impl Passthrough {
     fn register(&self, file: BorrowedFd<'_>) -> Option<Arc<Registered>> {
         let mounter = self.mounter.clone()?;
         match mounter.open_backing(file) {
-            Ok(id) => Some(Arc::new(Registered { id, mounter })),
+            Ok(id) => Some(Arc::new(Registered {
+                id,
+                mounter: Some(mounter),
+            })),
             Err(error) => {
                 self.refused(&error);
                 None

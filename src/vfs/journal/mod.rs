@@ -36,7 +36,7 @@ mod replay;
 mod tests;
 
 pub(super) use record::LayerId;
-pub(super) use replay::{Leaf, Opened, Remembered, What};
+pub(super) use replay::{Opened, Remembered, What};
 
 /// Part of the format: it changes with the records, and with how entries are packed.
 const VERSION: u32 = 1;
