@@ -22,6 +22,7 @@ pub mod fuse;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod holder;
+pub mod hook;
 pub mod logging;
 pub mod memory;
 pub mod namespace;

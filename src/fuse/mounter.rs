@@ -4,7 +4,7 @@
 //! of a source; but it has to unmount at its end, and to tell the kernel which file to read itself.
 //! A process outside does that: the holder ([`crate::holder`]) that started the daemon and outlives
 //! it, or, where there shall be none, a second process of this program that is started first. That
-//! one knows one mount point and what is to be mounted there, told once at its start, then obeys six
+//! one knows one mount point and what is to be mounted there, told once at its start, then obeys eight
 //! orders, and ends with the daemon. It has no secrets: its environment is `PATH` alone. It keeps no
 //! file of the mount open, so that the daemon's death is the mount's at once.
 
@@ -18,9 +18,11 @@ use std::time::Duration;
 
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
 
+use super::device;
 use super::mount::{self, MountSettings};
 use super::orders::{Answer, Duty, Order, receive, receive_raw, send};
 use super::probe;
+use super::runner::{Program, Run};
 
 /// Set for the process that is the mounter; its standard input is the socket to the daemon.
 const ROLE: &str = "SVOL_MOUNTER";
@@ -47,8 +49,13 @@ pub(super) struct Opened {
 }
 
 impl Mounter {
-    /// Starts a mounter for `mountpoint`, which is absolute.
-    pub fn start(mountpoint: &Path, settings: &MountSettings) -> io::Result<Mounter> {
+    /// Starts a mounter for `mountpoint`, which is absolute; `hook` is the only program that it may
+    /// run for us later.
+    pub fn start(
+        mountpoint: &Path,
+        settings: &MountSettings,
+        hook: Option<Program>,
+    ) -> io::Result<Mounter> {
         let (ours, theirs) = rustix::net::socketpair(
             AddressFamily::UNIX,
             SocketType::SEQPACKET,
@@ -69,6 +76,7 @@ impl Mounter {
         let begin = Order::Begin {
             mountpoint: mountpoint.to_owned(),
             settings: settings.clone(),
+            hook,
         };
         send(&ours, &begin, &[])?;
         Ok(Mounter {
@@ -124,6 +132,24 @@ impl Mounter {
                 .probe
                 .ok_or_else(|| io::ErrorKind::InvalidData.into())
         })
+    }
+
+    /// Starts the change hook's program with `variables`, `input` as its standard input, and
+    /// `output` for what it writes. Fails where the last run has not ended.
+    pub fn run_hook(
+        &self,
+        variables: Vec<(String, String)>,
+        input: BorrowedFd<'_>,
+        output: BorrowedFd<'_>,
+    ) -> io::Result<()> {
+        let order = Order::RunHook(variables);
+        self.ask(&order, &[input, output]).map(drop)
+    }
+
+    /// Returns what became of the change hook's program; ends it where its time is up.
+    pub fn hook(&self) -> io::Result<Run> {
+        let (answer, _) = self.ask(&Order::Hook, &[])?;
+        answer.run.ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
     /// Unmounts what was mounted: politely, then lazily.
@@ -234,25 +260,37 @@ pub fn run() -> io::Result<()> {
         Order::Begin {
             mountpoint,
             settings,
+            hook,
         },
         _,
     )) = receive(&socket)?
     else {
         return Err(io::ErrorKind::InvalidInput.into());
     };
-    let mut duty = Duty::new(&mountpoint);
+    let mut duty = Duty::new(&mountpoint, hook);
+    // Who gave us the device, if somebody did: our end is to be seen there.
+    let mut giver = None;
     while let Some((order, with)) = receive::<Order>(&socket)? {
         let mut device = None;
         let done = match order {
-            Order::Mount => mount::mount_device(&mountpoint, &settings).map(|fd| {
-                device = Some(fd);
+            Order::Mount => device::acquire(&mountpoint, &settings).map(|acquired| {
+                device = Some(acquired.device);
+                giver = acquired.giver;
                 Answer::default()
             }),
-            order => duty.obey(&order, &with),
+            Order::RaiseReadAhead => match &giver {
+                Some(giver) => {
+                    giver.serves();
+                    Ok(Answer::default())
+                }
+                None => mount::set_read_ahead(&mountpoint).map(|()| Answer::default()),
+            },
+            // What others have mounted is theirs to unmount.
+            Order::End if settings.origin.is_given() => Ok(Answer::default()),
+            Order::End => mount::end(&mountpoint).map(|()| Answer::default()),
+            order => duty.obey(order, with),
         };
         let answer = done.unwrap_or_else(|error| Answer::of(&error));
-        // Before the answer: the daemon may be gone once it has it.
-        drop(with);
         let files: Vec<BorrowedFd<'_>> = device.iter().map(AsFd::as_fd).collect();
         send(&socket, &answer, &files)?;
     }

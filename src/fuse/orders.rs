@@ -17,9 +17,10 @@ use rustix::net::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::mount::{self, MountSettings};
+use super::mount::MountSettings;
 use super::mounter::PROBE;
 use super::probe::{self, Prober};
+use super::runner::{Program, Run, Runner};
 
 /// The longest message, in bytes: two paths of the longest kind, an error's words and what is
 /// around them.
@@ -35,6 +36,7 @@ pub(crate) enum Order {
     Begin {
         mountpoint: PathBuf,
         settings: MountSettings,
+        hook: Option<Program>,
     },
     /// Answered with the mount's device; by a holder also with the kernel's opening, see
     /// [`handshake`](super::handshake), and as often as it is asked.
@@ -46,6 +48,10 @@ pub(crate) enum Order {
     CloseBacking(u32),
     /// Asks the mount whether it serves, or whether it has answered yet; with true, anew.
     Probe(bool),
+    /// Runs the program that was named, with variables; with its standard input and its output.
+    RunHook(Vec<(String, String)>),
+    /// Asks what became of it.
+    Hook,
     End,
     /// To a holder: a worker could serve. Answered when it shall, which may take a while.
     Prepared {
@@ -77,6 +83,8 @@ pub(crate) struct Answer {
     pub(crate) backing: Option<u32>,
     /// What the mount answered.
     pub(crate) probe: Option<probe::Answer>,
+    /// What became of the change hook's program.
+    pub(crate) run: Option<Run>,
     /// What the kernel offers.
     pub(crate) opening: Option<Vec<u8>>,
     /// What a holder knows of its workers, as JSON.
@@ -96,45 +104,57 @@ impl Answer {
 
 /// Who carries out what the daemon orders for one mount.
 pub(crate) struct Duty {
-    mountpoint: PathBuf,
     prober: Prober,
+    runner: Runner,
 }
 
 impl Duty {
-    /// Returns one for the mount at `mountpoint`, which is absolute.
-    pub(crate) fn new(mountpoint: &Path) -> Duty {
+    /// Returns one for the mount at `mountpoint`, which is absolute; `hook` is the only program that
+    /// it runs when it is told to.
+    pub(crate) fn new(mountpoint: &Path, hook: Option<Program>) -> Duty {
         Duty {
-            mountpoint: mountpoint.to_owned(),
             prober: Prober::new(mountpoint),
+            runner: Runner::new(hook),
         }
     }
 
-    /// Carries out an order that is the same whoever is asked; the others are refused.
-    pub(crate) fn obey(&mut self, order: &Order, with: &[OwnedFd]) -> io::Result<Answer> {
+    /// Has another program run from now on; one that runs is ended.
+    pub(crate) fn set_hook(&mut self, hook: Option<Program>) {
+        self.runner.give_up();
+        self.runner = Runner::new(hook);
+    }
+
+    /// Carries out an order that is the same whoever is asked; the others are refused. The files
+    /// are closed when it returns: who ordered may be gone once it has the answer.
+    pub(crate) fn obey(&mut self, order: Order, mut with: Vec<OwnedFd>) -> io::Result<Answer> {
         let mut answer = Answer::default();
-        match (order, with) {
-            (Order::RaiseReadAhead, []) => mount::set_read_ahead(&self.mountpoint)?,
+        match (order, with.as_slice()) {
             (Order::OpenBacking, [device, file]) => {
                 answer.backing = Some(fuser::BackingId::create_raw(device, file)?);
             }
-            (Order::CloseBacking(id), [device]) => close_backing(device, *id)?,
+            (Order::CloseBacking(id), [device]) => close_backing(device, id)?,
             (Order::Probe(anew), []) => {
-                answer.probe = Some(self.prober.step(*anew, PROBE, Stdio::null())?);
+                answer.probe = Some(self.prober.step(anew, PROBE, Stdio::null())?);
             }
-            (Order::End, []) => mount::end(&self.mountpoint)?,
+            (Order::RunHook(variables), [_, _]) => match (with.pop(), with.pop()) {
+                (Some(output), Some(input)) => self.runner.start(variables, input, output)?,
+                _ => return Err(io::ErrorKind::InvalidInput.into()),
+            },
+            (Order::Hook, []) => answer.run = Some(self.runner.step()?),
             _ => return Err(io::ErrorKind::InvalidInput.into()),
         }
         Ok(answer)
     }
 
-    /// Returns the number of the process that asks the mount, if there is one.
-    pub(crate) fn child(&self) -> Option<u32> {
-        self.prober.pid()
+    /// Returns the numbers of the processes that it started and did not wait for yet.
+    pub(crate) fn children(&self) -> [Option<u32>; 2] {
+        [self.prober.pid(), self.runner.pid()]
     }
 
     /// Ends what still asks the mount.
     pub(crate) fn give_up(&mut self) {
         self.prober.give_up();
+        self.runner.give_up();
     }
 }
 

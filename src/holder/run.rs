@@ -26,6 +26,7 @@ use crate::control::registry::Registration;
 use crate::control::tcp::Door;
 use crate::fuse::mount::MountSettings;
 use crate::fuse::orders::{Answer, Duty, Order};
+use crate::fuse::runner::Program as Runnable;
 
 /// How long a worker that is to take over may take until it is prepared: it opens a cache that
 /// others use. The first has no such limit: `--wait` may wait for sources.
@@ -40,7 +41,6 @@ const LEAVE: Duration = Duration::from_secs(1);
 const END: Duration = Duration::from_secs(15);
 
 /// What a holder is to hold, and how its workers are started.
-#[derive(Debug)]
 pub struct Place {
     /// The mount point, absolute and without symbolic links, fit to be mounted on.
     pub mountpoint: PathBuf,
@@ -52,6 +52,8 @@ pub struct Place {
     pub origin: PathBuf,
     /// The log file of workers whose command line names none.
     pub log_file: Option<PathBuf>,
+    /// Finds out which program is the change hook's: asked at the start, and for each worker.
+    pub hook: Box<dyn Fn() -> Option<Runnable>>,
 }
 
 /// Why a holder ended early.
@@ -77,6 +79,7 @@ impl Error {
 ///
 /// To be called while this process has one thread.
 pub fn hold(place: Place, ready: impl FnOnce()) -> Result<(), Error> {
+    place.kernel.origin.keep().map_err(Error::failed)?;
     let signals = Signals::catch().map_err(Error::failed)?;
     let registration = Registration::of_holder(&place.mountpoint).map_err(Error::failed)?;
     let socket = registration.record().upgrade_socket();
@@ -84,7 +87,7 @@ pub fn hold(place: Place, ready: impl FnOnce()) -> Result<(), Error> {
     let askers = UnixListener::bind(socket).map_err(Error::failed)?;
     askers.set_nonblocking(true).map_err(Error::failed)?;
     let mut holder = Holder {
-        duty: Duty::new(&place.mountpoint),
+        duty: Duty::new(&place.mountpoint, (place.hook)()),
         watch: Watch::new(&place.mountpoint),
         arguments: std::env::args_os().collect(),
         program: Arc::new(Program::own().map_err(Error::failed)?),
@@ -338,10 +341,8 @@ impl Holder {
                     ..Answer::default()
                 }),
                 Order::End => self.unmount(which).map(|()| Answer::default()),
-                order => self.duty.obey(&order, &with),
+                order => self.duty.obey(order, with),
             };
-            // Before the answer: the worker may be gone once it has it.
-            drop(with);
             let answer = done.unwrap_or_else(|error| Answer::of(&error));
             if let Some(worker) = self.worker(which) {
                 let files: Vec<BorrowedFd<'_>> = device.iter().map(AsFd::as_fd).collect();
@@ -415,6 +416,10 @@ impl Holder {
             Ok(()) => Answer::default(),
             Err(error) => Answer::of(&error),
         };
+        if self.history.resends {
+            // The volume file may name another by now, as this worker has read it.
+            self.duty.set_hook((self.place.hook)());
+        }
         self.history.resends = connection.resends();
         worker.stage = Stage::Beginning;
         worker.answer(&answer, &[]);
@@ -537,8 +542,8 @@ impl Holder {
     fn reap(&mut self) -> Ended {
         let workers = [Which::Current, Which::Next].map(|which| self.worker(which));
         let ours = workers.into_iter().flatten().map(Worker::pid);
-        let asking = [self.duty.child(), self.watch.child()];
-        reap_strangers(&ours.chain(asking.into_iter().flatten()).collect::<Vec<_>>());
+        let others = self.duty.children().into_iter().chain([self.watch.child()]);
+        reap_strangers(&ours.chain(others.flatten()).collect::<Vec<_>>());
 
         if let Some(status) = self.next.as_mut().and_then(|next| next.worker.ended()) {
             // What it said last.
@@ -614,6 +619,14 @@ impl Holder {
         };
         error!(pid = worker.pid(), obituary, ?pause, "the worker died");
         self.stalled(worker, obituary, None);
+        if !self.history.resends && self.place.kernel.origin.is_given() {
+            let message = format!(
+                "the worker died ({obituary}), and before Linux 6.9 no other can follow it on a \
+                 mount that was given"
+            );
+            error!("{message}");
+            return Some(Err(Error::failed(message)));
+        }
         if !self.history.resends {
             // Those who wait for a reply that nobody can give would wait for ever.
             warn!("before Linux 6.9 what is open is lost with the worker: mounting anew");
