@@ -80,9 +80,14 @@ pub fn serve(
     let gate = filesystem.gate();
     let begun = match &bond {
         None => mount::mount(filesystem, &mounter, errand, &kernel),
-        Some(_) => {
+        Some((hello, _)) => {
             drop(errand);
-            mount::take_over(filesystem, &mounter, &kernel)
+            let inherit = || {
+                let open = view.vfs.keep_in(&hello.kernel_dir())?;
+                passthrough.take_over(&open);
+                Ok(())
+            };
+            mount::take_over(filesystem, &mounter, &kernel, inherit)
         }
     };
     let (session, device) = begun.map_err(|e| Error::System(mount_error(&mountpoint, &e)))?;

@@ -346,12 +346,13 @@ pub fn mount(
 }
 
 /// Prepares `filesystem` for the mount that the holder behind `mounter` has or makes, waits until it
-/// is this worker's turn, and starts serving, as [`mount`] does. What the holder mounted stays, also
-/// after an error.
+/// is this worker's turn, takes up by `inherit` what the one before left, and starts serving, as
+/// [`mount`] does. What the holder mounted stays, also after an error.
 pub fn take_over(
     filesystem: Fuse,
     mounter: &Mounter,
     settings: &MountSettings,
+    inherit: impl FnOnce() -> io::Result<()>,
 ) -> io::Result<(BackgroundSession, Option<OwnedFd>)> {
     let config = config(settings);
     let opened = mounter.mount()?;
@@ -360,6 +361,7 @@ pub fn take_over(
     let acl = config.acl;
     let (session, reply) = handshake::begin(filesystem, &opened.device, &opening, acl, config)?;
     mounter.prepared(reply)?;
+    inherit()?;
     Ok((session.spawn()?, second))
 }
 

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::ExitStatus;
@@ -15,7 +16,7 @@ use tracing::{debug, error, info, warn};
 
 use super::connection::Connection;
 use super::history::{self, Change, History, Reason, Refusal};
-use super::post::Hello;
+use super::post::{Hello, kernel_dir};
 use super::program::Program;
 use super::restarts::{Restarts, Verdict};
 use super::signals::{Signals, reap_strangers};
@@ -353,6 +354,14 @@ impl Holder {
 
     /// Mounts if that was not done, and returns what a worker needs to serve.
     fn connect(&mut self) -> io::Result<(OwnedFd, Answer)> {
+        if self.connection.is_none()
+            && let Some(dir) = &self.registration.record().dir
+        {
+            // What was left of another mount there is nothing to this one.
+            let dir = kernel_dir(dir);
+            let _ = std::fs::remove_dir_all(&dir);
+            std::fs::DirBuilder::new().mode(0o700).create(&dir)?;
+        }
         let connection = match &mut self.connection {
             Some(connection) => connection,
             none => none.insert(Connection::open(
@@ -444,7 +453,7 @@ impl Holder {
             false => stall.message,
         };
         let reason = stall.reason.name();
-        info!(reason, stall_seconds, message, "a new worker serves");
+        info!(reason, stall_seconds, what = message, "a new worker serves");
         self.history.last = Some(Change {
             reason: stall.reason,
             at: history::now(),
