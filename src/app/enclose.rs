@@ -59,7 +59,12 @@ pub fn enclose<T: Send>(
             let token = settings.listen_token_file.clone();
             let door = post.listener.map(|socket| Door::at(socket, token));
             let door = door.transpose().map_err(|e| Error::System(e.to_string()))?;
-            (mountpoint, door, post.mounter, Some((post.hello, post.leash)))
+            (
+                mountpoint,
+                door,
+                post.mounter,
+                Some((post.hello, post.leash)),
+            )
         }
     };
     let inside = match settings.sandbox {

@@ -32,7 +32,13 @@ const OURS: [&str; 22] = [
 ];
 
 /// Options that stand without a value and then mean `true`.
-const SWITCHES: [&str; 5] = ["allow-other", "no-sign-request", "no-takeover", "passthrough", "wait"];
+const SWITCHES: [&str; 5] = [
+    "allow-other",
+    "no-sign-request",
+    "no-takeover",
+    "passthrough",
+    "wait",
+];
 
 /// Options that say what is so anyway, or what is for mount(8), fstab and systemd alone.
 const NO_EFFECT: [&str; 23] = [

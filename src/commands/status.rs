@@ -94,7 +94,11 @@ fn print_takeover(mount: &Mount, out: &mut dyn Write) -> std::io::Result<()> {
     }
     if let Some(refused) = &history.refused {
         let reason = refused.reason.name();
-        writeln!(out, "  ! no {reason} at {}: {}", refused.at, refused.message)?;
+        writeln!(
+            out,
+            "  ! no {reason} at {}: {}",
+            refused.at, refused.message
+        )?;
     }
     Ok(())
 }

@@ -89,7 +89,11 @@ impl Watch {
             Ok(Answer::Waiting) if !over => return Sign::None,
             Ok(Answer::Waiting) => {
                 self.silences += 1;
-                warn!(in_a_row = self.silences, ?limit, "the mount does not answer");
+                warn!(
+                    in_a_row = self.silences,
+                    ?limit,
+                    "the mount does not answer"
+                );
             }
             Ok(Answer::Serves) => self.silences = 0,
             // It is unmounted, say, while files are open.

@@ -96,7 +96,12 @@ fn who_serves_is_killed_and_replaced_and_no_reader_notices() {
             let before = mount.pid();
             if round % 3 == 2 {
                 let output = upgrade(&place, programs[round as usize % 2], &mount);
-                assert!(output.status.success(), "{}\n{}", said(&output), mount.log());
+                assert!(
+                    output.status.success(),
+                    "{}\n{}",
+                    said(&output),
+                    mount.log()
+                );
                 let stall = &takeover(&place).unwrap()["last"]["stallSeconds"];
                 stalls.push(Duration::from_secs_f64(stall.as_f64().unwrap()));
             } else {
@@ -248,7 +253,10 @@ fn the_end_of_a_holder_is_that_of_its_worker() {
     let dead = dead.raw_os_error();
     assert_eq!(dead, Some(rustix::io::Errno::NOTCONN.raw_os_error()));
     let log = mount.log();
-    assert!(log.contains("the process that holds the mount is gone"), "{log}");
+    assert!(
+        log.contains("the process that holds the mount is gone"),
+        "{log}"
+    );
     // It can be mounted again at once.
     let again = place.mount(&["-c", volume]);
     assert_eq!(again.read("f"), b"bytes");
@@ -284,7 +292,10 @@ fn a_source_that_stands_still_is_no_reason_to_replace_anybody() {
     store.mood("", Mood::Silent);
     let at = mount.path("f");
     let reader = std::thread::spawn(move || std::fs::read(at));
-    assert!(reader.join().unwrap().is_err(), "it is told by the deadline");
+    assert!(
+        reader.join().unwrap().is_err(),
+        "it is told by the deadline"
+    );
     // That took longer than it takes to find somebody wedged.
     assert_eq!(mount.pid(), worker);
     store.mood("", Mood::Serve);
@@ -324,5 +335,8 @@ fn where_the_kernel_sends_nothing_again_it_is_mounted_anew() {
     // What was open is lost, and says so.
     assert!(held.read_exact_at(&mut [0; 10], 2 << 20).is_err());
     let taken = takeover(&place).unwrap();
-    assert_eq!((&taken["resends"], &taken["restarts"]["crash"]), (&false.into(), &1.into()));
+    assert_eq!(
+        (&taken["resends"], &taken["restarts"]["crash"]),
+        (&false.into(), &1.into())
+    );
 }

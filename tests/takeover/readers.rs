@@ -30,14 +30,14 @@ const NAMES: u64 = 15;
 const PIECE: usize = 16 << 10;
 
 /// Numbers that are the same each time.
-pub struct Dice(u64);
+pub(super) struct Dice(u64);
 
 impl Dice {
-    pub fn new(seed: u64) -> Dice {
+    pub(super) fn new(seed: u64) -> Dice {
         Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
-    pub fn below(&mut self, end: u64) -> u64 {
+    pub(super) fn below(&mut self, end: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -46,13 +46,13 @@ impl Dice {
 }
 
 /// What is mounted.
-pub struct World {
-    pub store: Store,
+pub(super) struct World {
+    pub(super) store: Store,
     large: Vec<Vec<u8>>,
 }
 
 impl World {
-    pub fn new() -> World {
+    pub(super) fn new() -> World {
         let store = Store::start();
         let large: Vec<Vec<u8>> = (0..LARGE).map(|seed| noise(seed, SIZE)).collect();
         for (i, bytes) in large.iter().enumerate() {
@@ -70,7 +70,7 @@ impl World {
     }
 
     /// Has half of the large files passed through from now on.
-    pub fn warm(&self, mount: &Mount) {
+    pub(super) fn warm(&self, mount: &Mount) {
         for (i, bytes) in self.large.iter().enumerate().skip(LARGE as usize / 2) {
             assert!(&mount.read(&format!("large{i}")) == bytes);
         }
@@ -95,7 +95,7 @@ struct Count {
 }
 
 /// Those who read, until told to stop.
-pub struct Readers<'a> {
+pub(super) struct Readers<'a> {
     world: &'a World,
     at: PathBuf,
     over: AtomicBool,
@@ -105,7 +105,7 @@ pub struct Readers<'a> {
 }
 
 /// Tells readers to stop when dropped.
-pub struct Stopper<'a>(&'a AtomicBool);
+pub(super) struct Stopper<'a>(&'a AtomicBool);
 
 impl Drop for Stopper<'_> {
     fn drop(&mut self) {
@@ -114,7 +114,7 @@ impl Drop for Stopper<'_> {
 }
 
 impl<'a> Readers<'a> {
-    pub fn new(world: &'a World, at: &Path) -> Readers<'a> {
+    pub(super) fn new(world: &'a World, at: &Path) -> Readers<'a> {
         Readers {
             world,
             at: at.to_owned(),
@@ -125,11 +125,11 @@ impl<'a> Readers<'a> {
         }
     }
 
-    pub fn stopper(&self) -> Stopper<'_> {
+    pub(super) fn stopper(&self) -> Stopper<'_> {
         Stopper(&self.over)
     }
 
-    pub fn start<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) {
+    pub(super) fn start<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) {
         let works: [fn(&Self, &dyn Fn(Instant)) -> Result<(), String>; KINDS.len()] = [
             Self::random,
             Self::sequential,
@@ -155,8 +155,12 @@ impl<'a> Readers<'a> {
     }
 
     /// Waits until each kind has done something more; none may have failed.
-    pub fn go_on(&self) {
-        let done = || self.counts.each_ref().map(|c| c.done.load(Ordering::SeqCst));
+    pub(super) fn go_on(&self) {
+        let done = || {
+            self.counts
+                .each_ref()
+                .map(|c| c.done.load(Ordering::SeqCst))
+        };
         let before = done();
         wait_until("all readers", || {
             let failed = self.failed.lock().unwrap();
@@ -166,7 +170,7 @@ impl<'a> Readers<'a> {
     }
 
     /// Prints what each kind did.
-    pub fn report(&self) {
+    pub(super) fn report(&self) {
         for (kind, count) in KINDS.iter().zip(&self.counts) {
             println!(
                 "{kind}: {} operations, none failed, no wrong byte, the longest {:?}",
