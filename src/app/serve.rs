@@ -149,19 +149,25 @@ pub fn serve(
 pub fn prepare(settings: &MountSettings) -> Result<std::path::PathBuf, Error> {
     Ceiling::of_process(settings.view.memory.map(|size| size.0))?;
     let mountpoint = mount::prepare(&settings.mountpoint)?;
-    mount::check_apart(&mountpoint, "the cache", &settings.view.cache.dir)?;
+    check_places(&mountpoint, settings)?;
+    Ok(mountpoint)
+}
+
+/// Makes sure that nothing that the daemon reads or writes is in the mount, or the other way round.
+pub(super) fn check_places(mountpoint: &Path, settings: &MountSettings) -> Result<(), Error> {
+    mount::check_apart(mountpoint, "the cache", &settings.view.cache.dir)?;
     for layer in &settings.view.volume.spec.layers {
         if let config::Source::Local(local) = &layer.source {
-            mount::check_apart(&mountpoint, "the local source", &local.path)?;
+            mount::check_apart(mountpoint, "the local source", &local.path)?;
         }
     }
     if let Some(file) = &settings.log.file {
-        mount::check_outside(&mountpoint, "the log file", file)?;
+        mount::check_outside(mountpoint, "the log file", file)?;
     }
     if let Some(file) = &settings.view.config_file {
-        mount::check_outside(&mountpoint, "the volume file", file)?;
+        mount::check_outside(mountpoint, "the volume file", file)?;
     }
-    Ok(mountpoint)
+    Ok(())
 }
 
 /// Waits until every layer answered once.
