@@ -49,7 +49,8 @@ fn run(cli: &Cli) -> Result<ExitStatus, Failure> {
         | Command::Evict(_)
         | Command::Pin(_)
         | Command::Unpin(_)
-        | Command::Stats(_) => dispatch(cli, &mut Lines(&mut out), &mut err)?,
+        | Command::Stats(_)
+        | Command::Upgrade(_) => dispatch(cli, &mut Lines(&mut out), &mut err)?,
         _ => dispatch(cli, &mut out, &mut err)?,
     };
     out.flush()?;
@@ -60,6 +61,7 @@ fn dispatch(cli: &Cli, out: &mut dyn Write, err: &mut dyn Write) -> Result<ExitS
     match &cli.command {
         Command::Mount(args) => commands::mount::mount(args, &cli.log),
         Command::Unmount(args) => commands::mount::unmount(args, err),
+        Command::Upgrade(args) => commands::upgrade::upgrade(args, out, err),
         Command::Status(args) => commands::status::status(args, out, err),
         Command::Validate(args) => Ok(offline::validate(args, &Env::of_process()?, out, err)?),
         Command::Convert(args) => commands::convert::convert(args, out, err),

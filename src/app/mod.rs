@@ -24,9 +24,10 @@ mod hooks;
 mod scrub;
 mod serve;
 mod sources;
+mod succession;
 
-pub use enclose::{Enclosed, enclose};
-pub use serve::{READY, detach, prepare, serve};
+pub use enclose::{Enclosed, enclose, place};
+pub use serve::{READY, detach, let_go, prepare, serve};
 
 /// How long a reader waits for a listing that is known to be refreshed, before it gets the one
 /// that is here.

@@ -9,7 +9,7 @@ use tokio::runtime::Handle as Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
-use super::{Enclosed, Error, View, hooks};
+use super::{Enclosed, Error, View, hooks, succession};
 use crate::cli::MountSettings;
 use crate::config;
 use crate::control::registry::Registration;
@@ -43,6 +43,7 @@ pub fn serve(
         mountpoint,
         kernel,
         mounter,
+        bond,
         errand,
         report,
         door,
@@ -54,7 +55,8 @@ pub fn serve(
         umask: settings.umask.map_or(UMASK, |u| u32::from(u.bits())),
     };
     let view = View::open(&settings.view, owner, runtime)?;
-    if settings.wait {
+    // Whoever follows another is not waited for by a user, but by readers.
+    if settings.wait && bond.as_ref().is_none_or(|(hello, _)| hello.is_first) {
         runtime.block_on(reach_all(&view))?;
     }
     // Signals are caught before there is anything to clean up.
@@ -65,7 +67,6 @@ pub fn serve(
     view.vfs
         .namespace()
         .set_listener(Arc::new(move |dir, names| told.changed(dir, names)));
-    let mounter = Arc::new(mounter);
     let passthrough = Arc::new(if settings.passthrough {
         Passthrough::wanted(&view.cache_dir, mounter.clone())
     } else {
@@ -76,8 +77,15 @@ pub fn serve(
         .with_requests(budget.request_count())
         .with_inodes(budget.inode_count());
     let replies = filesystem.replies();
-    let (session, device) = mount::mount(filesystem, &mounter, errand, &kernel)
-        .map_err(|e| Error::System(mount_error(&mountpoint, &e)))?;
+    let gate = filesystem.gate();
+    let begun = match &bond {
+        None => mount::mount(filesystem, &mounter, errand, &kernel),
+        Some(_) => {
+            drop(errand);
+            mount::take_over(filesystem, &mounter, &kernel)
+        }
+    };
+    let (session, device) = begun.map_err(|e| Error::System(mount_error(&mountpoint, &e)))?;
     // From here on whatever happens, the mount goes.
     let mut mounted = Mounted(&mountpoint, Some(mounter.clone()));
     pending
@@ -85,7 +93,13 @@ pub fn serve(
         .map_err(system)?;
     let inodes = budget.inode_count();
     prune::start(&view.vfs, inodes, device, session.notifier()).map_err(system)?;
-    let registration = Registration::new(&mountpoint).map_err(system)?;
+    let (record, _registration) = match &bond {
+        None => {
+            let registration = Registration::new(&mountpoint).map_err(system)?;
+            (registration.record().clone(), Some(registration))
+        }
+        Some((hello, _)) => (hello.record.clone(), None),
+    };
     let about = About {
         volume: view.name.clone(),
         mountpoint: mountpoint.clone(),
@@ -98,11 +112,11 @@ pub fn serve(
         sandbox: report,
         passthrough,
         notifications,
-        mounter,
+        mounter: mounter.clone(),
         door,
     };
     let mut control = runtime
-        .block_on(server::start(registration.record().clone(), &view, around))
+        .block_on(server::start(record, &view, around))
         .map_err(|e| Error::System(format!("control socket: {e}")))?;
     super::scrub::start(view.cache.clone(), &view.cache_dir);
     info!(
@@ -111,6 +125,13 @@ pub fn serve(
         memory_from = %view.ceiling.origin,
         "serving"
     );
+    let mut orphaned = match bond {
+        None => None,
+        Some((_, leash)) => {
+            mounter.serving().map_err(system)?;
+            Some(succession::listen(leash, mounter.clone(), gate, &view, runtime).map_err(system)?)
+        }
+    };
     ready();
 
     let (told, mut ended) = tokio::sync::oneshot::channel();
@@ -121,14 +142,24 @@ pub fn serve(
         })
         .map_err(system)?;
     runtime.block_on(async {
+        let mut failed = Ok(());
         tokio::select! {
             result = &mut ended => {
                 // Somebody else may have mounted there since.
                 mounted.forget();
                 match result {
+                    // Another worker may have more luck.
+                    Ok(Err(error)) if orphaned.is_some() => {
+                        failed = Err(Error::System(format!("the session ended: {error}")));
+                    }
                     Ok(Err(error)) => warn!(%error, "the session ended"),
                     _ => info!("unmounted"),
                 }
+            }
+            () = succession::lost(&mut orphaned) => {
+                // It was the one who could unmount.
+                mounted.forget();
+                failed = Err(Error::System("the process that holds the mount is gone".into()));
             }
             name = signals.next() => {
                 info!(signal = name, "ending");
@@ -140,8 +171,8 @@ pub fn serve(
         }
         control.abort_all();
         view.close().await;
-    });
-    Ok(())
+        failed
+    })
 }
 
 /// Checks everything that can be checked without making anything, and returns the mount point,
@@ -149,12 +180,13 @@ pub fn serve(
 pub fn prepare(settings: &MountSettings) -> Result<std::path::PathBuf, Error> {
     Ceiling::of_process(settings.view.memory.map(|size| size.0))?;
     let mountpoint = mount::prepare(&settings.mountpoint)?;
-    check_places(&mountpoint, settings)?;
+    check(settings, &mountpoint)?;
     Ok(mountpoint)
 }
 
-/// Makes sure that nothing that the daemon reads or writes is in the mount, or the other way round.
-pub(super) fn check_places(mountpoint: &Path, settings: &MountSettings) -> Result<(), Error> {
+/// Checks what can be while something is mounted at `mountpoint`, which is absolute and without
+/// symbolic links; does not touch it.
+pub(super) fn check(settings: &MountSettings, mountpoint: &Path) -> Result<(), Error> {
     mount::check_apart(mountpoint, "the cache", &settings.view.cache.dir)?;
     for layer in &settings.view.volume.spec.layers {
         if let config::Source::Local(local) = &layer.source {
@@ -263,6 +295,11 @@ pub const READY: &str = "ready";
 pub fn detach() {
     let mut out = std::io::stdout();
     let _ = writeln!(out, "{READY}").and_then(|()| out.flush());
+    let_go();
+}
+
+/// Lets go of the terminal.
+pub fn let_go() {
     let Ok(null) = std::fs::File::options()
         .read(true)
         .write(true)

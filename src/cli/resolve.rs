@@ -113,6 +113,9 @@ pub fn resolve_mount_of(
             sandbox: !merge
                 .switch("no-sandbox", set(args.no_sandbox))
                 .unwrap_or(false),
+            takeover: !merge
+                .switch("no-takeover", set(args.no_takeover))
+                .unwrap_or(false),
             view: view?,
             log,
         })

@@ -15,6 +15,7 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 pub fn render(mount: &Mount) -> String {
     let mut page = Page::default();
     about(&mut page, mount);
+    takeover(&mut page, mount);
     layers(&mut page, &mount.layers);
     latency(&mut page, &mount.layers);
     cache(&mut page, mount);
@@ -109,6 +110,24 @@ fn hooks(page: &mut Page, mount: &Mount) {
             let labels = [("hook", hook.kind.as_str()), ("result", result)];
             page.sample(NAME, &labels, runs);
         }
+    }
+}
+
+/// How the process that serves was followed by others.
+fn takeover(page: &mut Page, mount: &Mount) {
+    let Some(history) = &mount.takeover else {
+        return;
+    };
+    let help = "Times that the process which serves was followed by another, by reason.";
+    page.family("svol_worker_restarts_total", COUNTER, help);
+    for (reason, count) in &history.restarts {
+        let label = [("reason", reason.name())];
+        page.sample("svol_worker_restarts_total", &label, count);
+    }
+    if let Some(last) = &history.last {
+        let help = "For how long nobody served the last time.";
+        let name = "svol_worker_restart_stall_seconds";
+        page.one(name, GAUGE, help, last.stall_seconds);
     }
 }
 

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use axum::body::Body;
@@ -30,6 +30,7 @@ use crate::entry::Timestamp;
 use crate::fetch::Fetcher;
 use crate::fuse::mounter::Mounter;
 use crate::fuse::{Notifications, Passthrough};
+use crate::holder::History;
 use crate::hook::Hooks;
 use crate::memory::{Budget, Ceiling, INODE, resident};
 use crate::path::RelPath;
@@ -60,6 +61,7 @@ struct Subject {
     fetcher: Arc<Fetcher>,
     db: Db,
     pulse: Pulse,
+    mounter: Weak<Mounter>,
     waker: Waker,
     listen: Option<String>,
     hooks: Option<Arc<Hooks>>,
@@ -90,8 +92,12 @@ type Answer<T> = Result<Json<T>, (StatusCode, String)>;
 /// Starts answering on the record's socket, which only this user may open, and over TCP where that
 /// was asked for; until what is returned is dropped.
 pub async fn start(record: Record, view: &View, around: Around) -> std::io::Result<JoinSet<()>> {
-    let listener = tokio::net::UnixListener::bind(&record.socket)?;
-    std::fs::set_permissions(&record.socket, std::fs::Permissions::from_mode(0o600))?;
+    // Bound aside and renamed: there is always somebody behind the name, if only the one before.
+    let aside = record.socket.with_extension("next");
+    let _ = std::fs::remove_file(&aside);
+    let listener = tokio::net::UnixListener::bind(&aside)?;
+    std::fs::set_permissions(&aside, std::fs::Permissions::from_mode(0o600))?;
+    std::fs::rename(&aside, &record.socket)?;
     let address = around.door.as_ref().map(|door| door.socket.local_addr());
     let listen = address.transpose()?.map(|address| address.to_string());
     let layers = view.vfs.namespace().active();
@@ -111,6 +117,7 @@ pub async fn start(record: Record, view: &View, around: Around) -> std::io::Resu
         fetcher: view.fetcher.clone(),
         db: view.db.clone(),
         pulse: Pulse::new(&around.mounter),
+        mounter: Arc::downgrade(&around.mounter),
         waker: Waker::new(required.map(|(guard, _)| guard.clone())),
         listen,
         hooks: around.hooks,
@@ -258,7 +265,8 @@ impl Subject {
         status::Mount {
             mountpoint: self.record.mountpoint.clone(),
             name: self.name.clone(),
-            pid: self.record.pid,
+            pid: std::process::id(),
+            takeover: self.history(),
             socket: self.record.socket.clone(),
             control_socket: self.record.socket.clone(),
             listen: self.listen.clone(),
@@ -322,6 +330,11 @@ impl Subject {
                 part("queue", self.db.queued(), budget.queue),
             ],
         }
+    }
+
+    /// Asks the holder, which answers at once.
+    fn history(&self) -> Option<History> {
+        serde_json::from_str(&self.mounter.upgrade()?.history()?).ok()
     }
 
     fn told(&self, trouble: &Trouble) -> status::PathError {

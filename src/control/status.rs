@@ -30,6 +30,9 @@ pub struct Mount {
     pub name: String,
     /// The process that serves it.
     pub pid: u32,
+    /// What its holder knows of this process and those before; nothing where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub takeover: Option<crate::holder::History>,
     /// Its control socket.
     pub socket: PathBuf,
     /// The same, by the name that the documentation uses.

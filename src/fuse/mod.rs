@@ -24,9 +24,12 @@ use crate::vfs::{self, Attr, FOREVER, Vfs};
 
 mod caller;
 mod errno;
+mod gate;
+pub(crate) mod handshake;
 pub mod mount;
 pub mod mounter;
 mod notify;
+pub(crate) mod orders;
 mod passthrough;
 pub mod probe;
 pub mod prune;
@@ -34,6 +37,7 @@ mod replies;
 mod report;
 pub mod runner;
 
+pub use gate::Gate;
 pub use notify::{Notifications, Pending};
 pub use passthrough::{Passthrough, State as PassthroughState};
 pub use replies::Replies;
@@ -61,6 +65,7 @@ pub struct Fuse {
     reporter: Arc<Reporter>,
     passthrough: Arc<Passthrough>,
     replies: Arc<Replies>,
+    gate: Gate,
     /// Whether the kernel's cache of directories can be trusted (not on 6.9 to 6.12, whose ignores
     /// its own expiry).
     cache_dirs: bool,
@@ -84,6 +89,7 @@ impl Fuse {
             reporter: Arc::new(Reporter::default()),
             passthrough,
             replies: Arc::default(),
+            gate: Gate::default(),
             max_background: MAX_BACKGROUND,
             plus_always: true,
             cache_dirs: mount::kernel_version().is_none_or(|v| !((6, 9)..=(6, 12)).contains(&v)),
@@ -108,6 +114,11 @@ impl Fuse {
         self.replies.clone()
     }
 
+    /// Returns what keeps requests out once this process is to be replaced.
+    pub fn gate(&self) -> Gate {
+        self.gate.clone()
+    }
+
     /// Runs what has to wait, for as long as its caller wants the answer.
     fn spawn<T: Send + 'static>(
         &self,
@@ -119,12 +130,14 @@ impl Fuse {
     ) {
         let pid = req.pid();
         let (reporter, vfs) = (self.reporter.clone(), self.vfs.clone());
+        let under_way = self.gate.go_on();
         self.runtime.spawn(async move {
             let result = caller::unless_killed(pid, work).await;
             if let Err(error) = &result {
                 reporter.failed(&vfs, what, ino.0, error);
             }
             reply(result.map_err(|e| errno::errno(&e)));
+            drop(under_way);
         });
     }
 
@@ -228,6 +241,7 @@ impl Filesystem for Fuse {
     }
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let _begun = self.gate.enter();
         let answer = |fuse: &Fuse, result: vfs::Result<vfs::Looked>, reply: ReplyEntry| match result
         {
             Ok(looked) => reply_entry(reply, &looked),
@@ -276,6 +290,7 @@ impl Filesystem for Fuse {
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        let _begun = self.gate.enter();
         #[cfg(feature = "failpoints")]
         wedge::stand();
         match self.vfs.attr(ino.0) {
@@ -287,6 +302,7 @@ impl Filesystem for Fuse {
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+        let _begun = self.gate.enter();
         match self.vfs.readlink(ino.0) {
             Ok(target) => reply.data(target.as_bytes()),
             Err(error) => reply.error(self.failed("readlink", ino, &error)),
@@ -294,6 +310,7 @@ impl Filesystem for Fuse {
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let _begun = self.gate.enter();
         if flags.acc_mode() != OpenAccMode::O_RDONLY {
             return reply.error(Errno::EROFS);
         }
@@ -327,6 +344,7 @@ impl Filesystem for Fuse {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        let _begun = self.gate.enter();
         let size = size as usize;
         let mut reply = Some(reply);
         BUFFER.with_borrow_mut(|buffer| {
@@ -349,6 +367,7 @@ impl Filesystem for Fuse {
         });
         if reply.is_some() {
             let (pid, vfs, reporter) = (req.pid(), self.vfs.clone(), self.reporter.clone());
+            let under_way = self.gate.go_on();
             self.runtime.spawn(async move {
                 let work = vfs.read_with(fh.0, ino.0, offset, size, |bytes| {
                     if let Some(reply) = reply.take() {
@@ -361,6 +380,7 @@ impl Filesystem for Fuse {
                         reply.error(errno::errno(&error));
                     }
                 }
+                drop(under_way);
             });
         }
     }
@@ -387,12 +407,14 @@ impl Filesystem for Fuse {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
+        let _begun = self.gate.enter();
         self.vfs.release(fh.0);
         self.passthrough.released(ino.0);
         reply.ok();
     }
 
     fn opendir(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let _begun = self.gate.enter();
         let (cache_dirs, vfs) = (self.cache_dirs, self.vfs.clone());
         let opened = move |reply: ReplyOpen, dir: vfs::OpenedDir| {
             let how = match (cache_dirs, dir.unchanged) {
@@ -425,6 +447,7 @@ impl Filesystem for Fuse {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
+        let _begun = self.gate.enter();
         let result = self.vfs.readdir(fh.0, ino.0, offset, false, |e| {
             !reply.add(INodeNo(e.attr.ino), e.next, file_type(e.attr.kind), e.name)
         });
@@ -442,6 +465,7 @@ impl Filesystem for Fuse {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
+        let _begun = self.gate.enter();
         let _under_way = self.replies.begin();
         let result = self.vfs.readdir(fh.0, ino.0, offset, true, |e| {
             let attr = file_attr(&e.attr);
@@ -461,11 +485,13 @@ impl Filesystem for Fuse {
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
+        let _begun = self.gate.enter();
         self.vfs.releasedir(fh.0);
         reply.ok();
     }
 
     fn statfs(&self, req: &Request, ino: INodeNo, reply: ReplyStatfs) {
+        let _begun = self.gate.enter();
         let vfs = self.vfs.clone();
         let work = async move { Ok(vfs.size().await) };
         self.spawn(req, "statfs", ino, work, |result| match result {
@@ -479,6 +505,7 @@ impl Filesystem for Fuse {
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let _begun = self.gate.enter();
         // There are no labels and no capabilities: said like this, `ls -l` asks for one file only.
         if name.as_bytes().starts_with(b"security.") {
             return reply.error(Errno::EOPNOTSUPP);

@@ -69,6 +69,10 @@ impl Runner {
         if let Some(running) = &mut self.running
             && running.child.try_wait()?.is_none()
         {
+            // Whoever started it may have died, and nobody else looks at the time.
+            if running.since.elapsed() >= program.limit {
+                running.kill();
+            }
             return Err(io::Error::other("the last run has not ended yet"));
         }
         self.running = None;
@@ -124,6 +128,11 @@ impl Runner {
         Ok(Run::Failed(format!(
             "it did not end within {limit:?} and was killed"
         )))
+    }
+
+    /// Returns the number of the process that runs, if one does.
+    pub(super) fn pid(&self) -> Option<u32> {
+        self.running.as_ref().map(|running| running.child.id())
     }
 
     /// Ends what runs, without waiting for its end.
