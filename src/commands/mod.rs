@@ -13,6 +13,7 @@ pub mod convert;
 pub mod look;
 pub mod mount;
 pub mod probe;
+pub mod reload;
 pub mod status;
 pub mod upgrade;
 

@@ -33,6 +33,7 @@ mod hidden;
 mod node;
 mod open;
 mod opener;
+mod outdated;
 mod shards;
 mod stored;
 mod troubles;

@@ -76,7 +76,10 @@ impl Legacy {
         let Some(left) = left else {
             return read.map(Legacy::first);
         };
-        let before = left.volume.map(|volume| resolve(Some(volume))).transpose()?;
+        let before = left
+            .volume
+            .map(|volume| resolve(Some(volume)))
+            .transpose()?;
         let known = left.known;
         let (new, before) = match (read, before) {
             (Ok(new), Some(before)) => (new, before),

@@ -16,11 +16,17 @@ pub(super) fn fixed(served: &MountSettings, new: &MountSettings) -> Vec<&'static
         ("spec.mount.uid", served.uid != new.uid),
         ("spec.mount.gid", served.gid != new.gid),
         ("spec.mount.umask", served.umask != new.umask),
-        ("spec.mount.allowOther", served.allow_other != new.allow_other),
+        (
+            "spec.mount.allowOther",
+            served.allow_other != new.allow_other,
+        ),
         // The kernel was told how much it may ask for at once.
         ("spec.mount.memory", served.view.memory != new.view.memory),
         // Open files are in it.
-        ("spec.cache.dir", served.view.cache.dir != new.view.cache.dir),
+        (
+            "spec.cache.dir",
+            served.view.cache.dir != new.view.cache.dir,
+        ),
         ("spec.control.listen", served.listen != new.listen),
         (
             "spec.control.listenTokenFile",
@@ -63,7 +69,10 @@ pub(super) fn changes(served: &Volume, new: &Volume) -> Vec<String> {
         if let Some(at) = find(&before, layer)
             && before[at] != *layer
         {
-            changes.push(format!("layer {} is another", name(layer).unwrap_or_default()));
+            changes.push(format!(
+                "layer {} is another",
+                name(layer).unwrap_or_default()
+            ));
         }
     }
     let order = |all: &[Layer], other: &[Layer]| -> Vec<Option<String>> {
@@ -111,6 +120,9 @@ mod tests {
         );
         assert_eq!(changes(&both, &both), ["settings are others"]);
         let unnamed = volume("[{local: {path: /a}}]");
-        assert_eq!(named(&unnamed)[0].name.as_ref().unwrap().as_str(), "local-0");
+        assert_eq!(
+            named(&unnamed)[0].name.as_ref().unwrap().as_str(),
+            "local-0"
+        );
     }
 }

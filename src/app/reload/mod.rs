@@ -9,6 +9,7 @@
 
 mod bequest;
 mod compare;
+mod names;
 mod notice;
 
 use std::path::{Path, PathBuf};
@@ -20,8 +21,9 @@ use tokio::sync::{Notify, OwnedMutexGuard};
 use tracing::{info, warn};
 
 pub use bequest::Legacy;
+pub(in crate::app) use names::tell_outdated;
 
-use super::serve::check_places;
+use super::serve::check;
 use crate::cli::MountSettings;
 use crate::config::{ConfigError, Volume};
 use crate::control::status::Condition;
@@ -60,10 +62,27 @@ struct Known {
     applied: u64,
     rejected: u64,
     /// When what is served was taken up.
+    #[serde(with = "nanos")]
     taken_up: Timestamp,
     /// Why the file is not what is served, if it is not.
     rejection: Option<(String, String)>,
+    #[serde(with = "nanos")]
     since: Timestamp,
+}
+
+/// A time as a number: nanoseconds since the epoch.
+mod nanos {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use crate::entry::Timestamp;
+
+    pub(super) fn serialize<S: Serializer>(at: &Timestamp, into: S) -> Result<S::Ok, S::Error> {
+        into.serialize_i64(at.0)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Timestamp, D::Error> {
+        i64::deserialize(from).map(Timestamp)
+    }
 }
 
 impl Default for Known {
@@ -257,7 +276,7 @@ impl Reloader {
             );
             return self.reject("NeedsNewMount", &what);
         }
-        if let Err(error) = check_places(&self.mountpoint, &new) {
+        if let Err(error) = check(&new, &self.mountpoint) {
             return self.reject("Invalid", &error.to_string());
         }
         let changes = compare::changes(&served.view.volume, &new.view.volume).join("\n");
@@ -298,7 +317,10 @@ impl Reloader {
     }
 
     fn reject(&self, reason: &str, message: &str) -> Answer {
-        warn!(reason, message, "the volume file is not taken up; what was served before is");
+        warn!(
+            reason,
+            message, "the volume file is not taken up; what was served before is"
+        );
         self.known().reject(reason, message);
         // A later process is to tell of it too.
         self.leave();
@@ -317,6 +339,3 @@ impl Reloader {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
-
-#[cfg(test)]
-mod tests;
