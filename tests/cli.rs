@@ -53,6 +53,7 @@ fn every_command_has_help_with_examples() {
         &["cache", "stats"],
         &["cache", "verify"],
         &["cache", "gc"],
+        &["fuse-helper"],
         &["demo"],
     ];
     for command in commands {

@@ -71,7 +71,7 @@ impl Posted {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/in/secret-path", listener.local_addr().unwrap());
         let seen = Arc::new(Mutex::new(Vec::new()));
-        let (keep, mut statuses) = (seen.clone(), statuses.to_vec().into_iter());
+        let (keep, mut statuses) = (seen.clone(), Vec::from(statuses).into_iter());
         // Ends with the test's process.
         std::thread::spawn(move || {
             for stream in listener.incoming() {

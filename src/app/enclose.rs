@@ -13,6 +13,7 @@ use crate::control::registry;
 use crate::control::tcp::Door;
 use crate::fuse::mount::MountSettings as KernelSettings;
 use crate::fuse::mounter::Mounter;
+use crate::fuse::runner::Program;
 use crate::holder::{Hello, Leash, Place, Post};
 use crate::sandbox::{self, Errand, Needs, Report};
 
@@ -52,6 +53,8 @@ pub fn enclose<T: Send>(
             let door = door(settings)?;
             let mounter = Mounter::start(&mountpoint, &kernel, hooks::program(&settings.on_change))
                 .map_err(|e| Error::System(format!("cannot start the process that mounts: {e}")))?;
+            // It has its own by now, and gives us the device when it is asked for it.
+            kernel.origin.let_go();
             (mountpoint, door, Arc::new(mounter), None)
         }
         Some(post) => {
@@ -86,20 +89,26 @@ pub fn enclose<T: Send>(
     ended.map_err(|e| Error::System(e.to_string()))
 }
 
+/// Returns the program that the change hook runs, if the volume names one.
+pub fn hook(settings: &MountSettings) -> Option<Program> {
+    hooks::program(&settings.on_change)
+}
+
 /// Checks the settings, and returns what a holder needs to know of them. `origin` is the directory
-/// that the command line was given in.
+/// that the command line was given in; `hook` finds out again which program is the change hook's.
 pub fn place(
     settings: &MountSettings,
     origin: PathBuf,
     log_file: Option<PathBuf>,
+    hook: impl Fn() -> Option<Program> + 'static,
 ) -> Result<Place, Error> {
     Ok(Place {
         mountpoint: prepare(settings)?,
         kernel: kernel(settings),
-        hook: hooks::program(&settings.on_change),
         door: door(settings)?,
         origin,
         log_file,
+        hook: Box::new(hook),
     })
 }
 
@@ -108,6 +117,7 @@ fn kernel(settings: &MountSettings) -> KernelSettings {
         name: format!("svol:{}", settings.view.volume.metadata.name),
         allow_other: settings.allow_other,
         noexec: settings.noexec,
+        origin: settings.origin.clone(),
     }
 }
 

@@ -27,7 +27,7 @@ mod serve;
 mod sources;
 mod succession;
 
-pub use enclose::{Enclosed, enclose, place};
+pub use enclose::{Enclosed, enclose, hook, place};
 pub use serve::{READY, detach, let_go, prepare, serve};
 
 /// How long a reader waits for a listing that is known to be refreshed, before it gets the one

@@ -84,9 +84,14 @@ pub fn serve(
     let gate = filesystem.gate();
     let begun = match &bond {
         None => mount::mount(filesystem, &mounter, errand, &kernel),
-        Some(_) => {
+        Some((hello, _)) => {
             drop(errand);
-            mount::take_over(filesystem, &mounter, &kernel)
+            let inherit = || {
+                let open = view.vfs.keep_in(&hello.kernel_dir())?;
+                passthrough.take_over(&open);
+                Ok(())
+            };
+            mount::take_over(filesystem, &mounter, &kernel, inherit)
         }
     };
     let (session, device) = begun.map_err(|e| Error::System(mount_error(&mountpoint, &e)))?;
@@ -184,7 +189,9 @@ pub fn serve(
             name = signals.next(|| reloader.ask()) => {
                 info!(signal = name, "ending");
                 drop(mounted);
-                if tokio::time::timeout(END, &mut ended).await.is_err() {
+                // One that others have mounted stays, and with it the session.
+                let ends = !kernel.origin.is_given();
+                if ends && tokio::time::timeout(END, &mut ended).await.is_err() {
                     warn!("files are still open; they fail from now on");
                 }
             }
@@ -199,7 +206,10 @@ pub fn serve(
 /// absolute and without symbolic links. A dead mount of ours is detached there.
 pub fn prepare(settings: &MountSettings) -> Result<std::path::PathBuf, Error> {
     Ceiling::of_process(settings.view.memory.map(|size| size.0))?;
-    let mountpoint = mount::prepare(&settings.mountpoint)?;
+    let mountpoint = match settings.origin.is_given() {
+        true => mount::name_of_given(&settings.mountpoint, &settings.origin)?,
+        false => mount::prepare(&settings.mountpoint)?,
+    };
     check(settings, &mountpoint)?;
     Ok(mountpoint)
 }

@@ -18,6 +18,7 @@ use crate::config::{
     CacheSize, ConfigError, HttpUrl, Label, Layer, Loaded, NameError, Note, Place, Problem, Source,
     Volume, load::DEFAULT_SECRETS_DIR, source_arg,
 };
+use crate::fuse::device::Origin;
 
 /// What a command logs where nobody says otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,9 +91,11 @@ pub fn resolve_mount_of(
     if let Some(program) = merge.program("on-change", args.on_change.clone()) {
         on_change.command = vec![program];
     }
+    let origin = merge.origin(args, &mountpoint);
     let settings = (|| {
         Some(MountSettings {
             on_change,
+            origin,
             listen,
             listen_token_file,
             mountpoint,
@@ -292,6 +295,25 @@ impl<'a> Merge<'a> {
             );
         }
         self.absolute(Path::new(argument))
+    }
+
+    /// Returns whether we mount, or who gives us what is mounted.
+    fn origin(&mut self, args: &MountArgs, mountpoint: &Path) -> Origin {
+        let inherited = self
+            .pick("fuse-fd", args.fuse_fd)
+            .or_else(|| Origin::in_place_of_a_directory(mountpoint));
+        let socket = self.path("fuse-socket", args.fuse_socket.clone());
+        match (inherited, socket) {
+            (Some(_), Some(_)) => {
+                let what = "a descriptor and a socket together; give one of --fuse-fd and \
+                            --fuse-socket";
+                self.problem(Place::Argument("--fuse-socket".into()), what);
+                Origin::Mount
+            }
+            (Some(number), None) => Origin::Inherited(number),
+            (None, Some(socket)) => Origin::Socket(socket),
+            (None, None) => Origin::Mount,
+        }
     }
 
     fn view(

@@ -68,7 +68,14 @@ pub fn mount(args: &MountArgs, log: &LogArgs) -> Result<ExitStatus, Failure> {
         // Its environment may hold secrets; what it reads of itself, it still can.
         let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
     }
-    let place = app::place(&settings, origin, log_file)?;
+    let (again, logs) = (args.clone(), log.clone());
+    let from = origin.clone();
+    let hook = move || {
+        let mut env = Env::of_process().ok()?;
+        env.directory = from.clone();
+        app::hook(&resolve_mount(&again, &logs, &env).ok()?)
+    };
+    let place = app::place(&settings, origin, log_file, hook)?;
     // What of it counts later, workers read anew.
     drop(settings);
     holder::hold(place, ready).map_err(|error| Failure {

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
 
+use super::device;
 use super::mount::{self, MountSettings};
 use super::orders::{Answer, Duty, Order, receive, receive_raw, send};
 use super::probe;
@@ -267,18 +268,29 @@ pub fn run() -> io::Result<()> {
         return Err(io::ErrorKind::InvalidInput.into());
     };
     let mut duty = Duty::new(&mountpoint, hook);
+    // Who gave us the device, if somebody did: our end is to be seen there.
+    let mut giver = None;
     while let Some((order, with)) = receive::<Order>(&socket)? {
         let mut device = None;
         let done = match order {
-            Order::Mount => mount::mount_device(&mountpoint, &settings).map(|fd| {
-                device = Some(fd);
+            Order::Mount => device::acquire(&mountpoint, &settings).map(|acquired| {
+                device = Some(acquired.device);
+                giver = acquired.giver;
                 Answer::default()
             }),
-            order => duty.obey(&order, &with),
+            Order::RaiseReadAhead => match &giver {
+                Some(giver) => {
+                    giver.serves();
+                    Ok(Answer::default())
+                }
+                None => mount::set_read_ahead(&mountpoint).map(|()| Answer::default()),
+            },
+            // What others have mounted is theirs to unmount.
+            Order::End if settings.origin.is_given() => Ok(Answer::default()),
+            Order::End => mount::end(&mountpoint).map(|()| Answer::default()),
+            order => duty.obey(order, with),
         };
         let answer = done.unwrap_or_else(|error| Answer::of(&error));
-        // Before the answer: the daemon may be gone once it has it.
-        drop(with);
         let files: Vec<BorrowedFd<'_>> = device.iter().map(AsFd::as_fd).collect();
         send(&socket, &answer, &files)?;
     }

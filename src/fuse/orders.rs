@@ -17,7 +17,7 @@ use rustix::net::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::mount::{self, MountSettings};
+use super::mount::MountSettings;
 use super::mounter::PROBE;
 use super::probe::{self, Prober};
 use super::runner::{Program, Run, Runner};
@@ -48,7 +48,7 @@ pub(crate) enum Order {
     CloseBacking(u32),
     /// Asks the mount whether it serves, or whether it has answered yet; with true, anew.
     Probe(bool),
-    /// Runs the program that was named before, with variables; with its standard input and output.
+    /// Runs the program that was named, with variables; with its standard input and its output.
     RunHook(Vec<(String, String)>),
     /// Asks what became of it.
     Hook,
@@ -104,52 +104,54 @@ impl Answer {
 
 /// Who carries out what the daemon orders for one mount.
 pub(crate) struct Duty {
-    mountpoint: PathBuf,
     prober: Prober,
     runner: Runner,
 }
 
 impl Duty {
     /// Returns one for the mount at `mountpoint`, which is absolute; `hook` is the only program that
-    /// is run.
+    /// it runs when it is told to.
     pub(crate) fn new(mountpoint: &Path, hook: Option<Program>) -> Duty {
         Duty {
-            mountpoint: mountpoint.to_owned(),
             prober: Prober::new(mountpoint),
             runner: Runner::new(hook),
         }
     }
 
-    /// Carries out an order that is the same whoever is asked; the others are refused.
-    pub(crate) fn obey(&mut self, order: &Order, with: &[OwnedFd]) -> io::Result<Answer> {
+    /// Has another program run from now on; one that runs is ended.
+    pub(crate) fn set_hook(&mut self, hook: Option<Program>) {
+        self.runner.give_up();
+        self.runner = Runner::new(hook);
+    }
+
+    /// Carries out an order that is the same whoever is asked; the others are refused. The files
+    /// are closed when it returns: who ordered may be gone once it has the answer.
+    pub(crate) fn obey(&mut self, order: Order, mut with: Vec<OwnedFd>) -> io::Result<Answer> {
         let mut answer = Answer::default();
-        match (order, with) {
-            (Order::RaiseReadAhead, []) => mount::set_read_ahead(&self.mountpoint)?,
+        match (order, with.as_slice()) {
             (Order::OpenBacking, [device, file]) => {
                 answer.backing = Some(fuser::BackingId::create_raw(device, file)?);
             }
-            (Order::CloseBacking(id), [device]) => close_backing(device, *id)?,
+            (Order::CloseBacking(id), [device]) => close_backing(device, id)?,
             (Order::Probe(anew), []) => {
-                answer.probe = Some(self.prober.step(*anew, PROBE, Stdio::null())?);
+                answer.probe = Some(self.prober.step(anew, PROBE, Stdio::null())?);
             }
-            (Order::RunHook(variables), [input, output]) => {
-                let (input, output) = (input.try_clone()?, output.try_clone()?);
-                self.runner.start(variables.clone(), input, output)?;
-            }
+            (Order::RunHook(variables), [_, _]) => match (with.pop(), with.pop()) {
+                (Some(output), Some(input)) => self.runner.start(variables, input, output)?,
+                _ => return Err(io::ErrorKind::InvalidInput.into()),
+            },
             (Order::Hook, []) => answer.run = Some(self.runner.step()?),
-            (Order::End, []) => mount::end(&self.mountpoint)?,
             _ => return Err(io::ErrorKind::InvalidInput.into()),
         }
         Ok(answer)
     }
 
-    /// Returns the numbers of the process that asks the mount and of the change hook's, where there
-    /// are any.
+    /// Returns the numbers of the processes that it started and did not wait for yet.
     pub(crate) fn children(&self) -> [Option<u32>; 2] {
         [self.prober.pid(), self.runner.pid()]
     }
 
-    /// Ends what still asks the mount, and the change hook.
+    /// Ends what still asks the mount.
     pub(crate) fn give_up(&mut self) {
         self.prober.give_up();
         self.runner.give_up();

@@ -8,6 +8,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use tracing::{debug, info, warn};
 
 use super::knobs;
+use crate::fuse::device::{self, Giver};
 use crate::fuse::handshake;
 use crate::fuse::mount::{self, MountSettings};
 
@@ -16,7 +17,10 @@ use crate::fuse::mount::{self, MountSettings};
 pub(super) struct Connection {
     mountpoint: PathBuf,
     device: OwnedFd,
-    /// The mount's number, by which it is told from what others mount at the same place.
+    /// Who gave it, where somebody did: our end is to be seen there.
+    giver: Option<Giver>,
+    /// The mount's number, by which it is told from what others mount at the same place; nothing
+    /// where others have mounted it, and are to unmount it.
     number: Option<String>,
     /// What the kernel said first.
     opening: Vec<u8>,
@@ -33,18 +37,24 @@ impl AsFd for Connection {
 }
 
 impl Connection {
-    /// Mounts at `mountpoint`.
+    /// Mounts at `mountpoint`, or takes the mount that is given.
     pub(super) fn open(mountpoint: &Path, settings: &MountSettings) -> io::Result<Connection> {
-        let device = mount::mount_device(mountpoint, settings)?;
-        let opening = handshake::opening(device.as_fd());
-        if opening.is_err() {
+        let acquired = device::acquire(mountpoint, settings)?;
+        let is_ours = !settings.origin.is_given();
+        let opening = handshake::opening(acquired.device.as_fd());
+        if opening.is_err() && is_ours {
             let _ = mount::end(mountpoint);
         }
+        let number = match is_ours {
+            true => mount::device_at(mountpoint).unwrap_or_default(),
+            false => None,
+        };
         Ok(Connection {
             mountpoint: mountpoint.to_owned(),
-            number: mount::device_at(mountpoint).unwrap_or_default(),
+            number,
             opening: opening?,
-            device,
+            device: acquired.device,
+            giver: acquired.giver,
             reply: None,
             resends: false,
             is_ended: false,
@@ -75,8 +85,10 @@ impl Connection {
         if self.reply.is_none() {
             rustix::io::write(&self.device, reply)?;
             self.reply = Some(reply.to_owned());
-            // The reply sets it too.
-            if let Err(error) = mount::set_read_ahead(&self.mountpoint) {
+            // The reply sets the read-ahead too.
+            if let Some(giver) = &self.giver {
+                giver.serves();
+            } else if let Err(error) = mount::set_read_ahead(&self.mountpoint) {
                 debug!(%error, "the kernel's read-ahead stays as it is");
             }
             // Nothing is under way yet: a trial.

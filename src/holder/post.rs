@@ -89,7 +89,17 @@ impl Post {
     }
 }
 
+/// See [`Hello::kernel_dir`].
+pub(super) fn kernel_dir(dir: &Path) -> PathBuf {
+    dir.join("kernel")
+}
+
 impl Hello {
+    /// Returns the directory for what the kernel was told: it is as old as the mount in the kernel.
+    pub fn kernel_dir(&self) -> PathBuf {
+        kernel_dir(&self.dir)
+    }
+
     /// Returns what the worker before left.
     pub fn baggage(&self) -> Baggage {
         Baggage(self.dir.join("baggage"))

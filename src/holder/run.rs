@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::ExitStatus;
@@ -15,7 +16,7 @@ use tracing::{debug, error, info, warn};
 
 use super::connection::Connection;
 use super::history::{self, Change, History, Reason, Refusal};
-use super::post::Hello;
+use super::post::{Hello, kernel_dir};
 use super::program::Program;
 use super::restarts::{Restarts, Verdict};
 use super::signals::{Signals, reap_strangers};
@@ -26,7 +27,7 @@ use crate::control::registry::Registration;
 use crate::control::tcp::Door;
 use crate::fuse::mount::MountSettings;
 use crate::fuse::orders::{Answer, Duty, Order};
-use crate::fuse::runner::Program as HookProgram;
+use crate::fuse::runner::Program as Runnable;
 
 /// How long a worker that is to take over may take until it is prepared: it opens a cache that
 /// others use. The first has no such limit: `--wait` may wait for sources.
@@ -41,20 +42,19 @@ const LEAVE: Duration = Duration::from_secs(1);
 const END: Duration = Duration::from_secs(15);
 
 /// What a holder is to hold, and how its workers are started.
-#[derive(Debug)]
 pub struct Place {
     /// The mount point, absolute and without symbolic links, fit to be mounted on.
     pub mountpoint: PathBuf,
     /// How to mount.
     pub kernel: MountSettings,
-    /// The only program that is run for workers.
-    pub hook: Option<HookProgram>,
     /// Where workers answer over TCP, if they shall.
     pub door: Option<Door>,
     /// The directory in which the command line was given: its relative paths are of there.
     pub origin: PathBuf,
     /// The log file of workers whose command line names none.
     pub log_file: Option<PathBuf>,
+    /// Finds out which program is the change hook's: asked at the start, and for each worker.
+    pub hook: Box<dyn Fn() -> Option<Runnable>>,
 }
 
 /// Why a holder ended early.
@@ -80,6 +80,7 @@ impl Error {
 ///
 /// To be called while this process has one thread.
 pub fn hold(place: Place, ready: impl FnOnce()) -> Result<(), Error> {
+    place.kernel.origin.keep().map_err(Error::failed)?;
     let signals = Signals::catch().map_err(Error::failed)?;
     let registration = Registration::of_holder(&place.mountpoint).map_err(Error::failed)?;
     let socket = registration.record().upgrade_socket();
@@ -87,7 +88,7 @@ pub fn hold(place: Place, ready: impl FnOnce()) -> Result<(), Error> {
     let askers = UnixListener::bind(socket).map_err(Error::failed)?;
     askers.set_nonblocking(true).map_err(Error::failed)?;
     let mut holder = Holder {
-        duty: Duty::new(&place.mountpoint, place.hook.clone()),
+        duty: Duty::new(&place.mountpoint, (place.hook)()),
         watch: Watch::new(&place.mountpoint),
         arguments: std::env::args_os().collect(),
         program: Arc::new(Program::own().map_err(Error::failed)?),
@@ -341,10 +342,8 @@ impl Holder {
                     ..Answer::default()
                 }),
                 Order::End => self.unmount(which).map(|()| Answer::default()),
-                order => self.duty.obey(&order, &with),
+                order => self.duty.obey(order, with),
             };
-            // Before the answer: the worker may be gone once it has it.
-            drop(with);
             let answer = done.unwrap_or_else(|error| Answer::of(&error));
             if let Some(worker) = self.worker(which) {
                 let files: Vec<BorrowedFd<'_>> = device.iter().map(AsFd::as_fd).collect();
@@ -355,6 +354,14 @@ impl Holder {
 
     /// Mounts if that was not done, and returns what a worker needs to serve.
     fn connect(&mut self) -> io::Result<(OwnedFd, Answer)> {
+        if self.connection.is_none()
+            && let Some(dir) = &self.registration.record().dir
+        {
+            // What was left of another mount there is nothing to this one.
+            let dir = kernel_dir(dir);
+            let _ = std::fs::remove_dir_all(&dir);
+            std::fs::DirBuilder::new().mode(0o700).create(&dir)?;
+        }
         let connection = match &mut self.connection {
             Some(connection) => connection,
             none => none.insert(Connection::open(
@@ -418,6 +425,10 @@ impl Holder {
             Ok(()) => Answer::default(),
             Err(error) => Answer::of(&error),
         };
+        if self.history.resends {
+            // The volume file may name another by now, as this worker has read it.
+            self.duty.set_hook((self.place.hook)());
+        }
         self.history.resends = connection.resends();
         worker.stage = Stage::Beginning;
         worker.answer(&answer, &[]);
@@ -442,7 +453,7 @@ impl Holder {
             false => stall.message,
         };
         let reason = stall.reason.name();
-        info!(reason, stall_seconds, message, "a new worker serves");
+        info!(reason, stall_seconds, what = message, "a new worker serves");
         self.history.last = Some(Change {
             reason: stall.reason,
             at: history::now(),
@@ -484,10 +495,7 @@ impl Holder {
         };
         match started {
             Ok(worker) => {
-                info!(
-                    reason = reason.name(),
-                    "a worker starts that is to take over"
-                );
+                info!(reason = reason.name(), "a worker starts that is to take over");
                 self.next = Some(Next {
                     worker,
                     reason,
@@ -543,8 +551,8 @@ impl Holder {
     fn reap(&mut self) -> Ended {
         let workers = [Which::Current, Which::Next].map(|which| self.worker(which));
         let ours = workers.into_iter().flatten().map(Worker::pid);
-        let asking = self.duty.children().into_iter().chain([self.watch.child()]);
-        reap_strangers(&ours.chain(asking.flatten()).collect::<Vec<_>>());
+        let others = self.duty.children().into_iter().chain([self.watch.child()]);
+        reap_strangers(&ours.chain(others.flatten()).collect::<Vec<_>>());
 
         if let Some(status) = self.next.as_mut().and_then(|next| next.worker.ended()) {
             // What it said last.
@@ -572,10 +580,7 @@ impl Holder {
             if is_leaving {
                 debug!(pid, obituary, "the old worker left");
             } else {
-                warn!(
-                    pid,
-                    obituary, "the worker died while another prepares to take over"
-                );
+                warn!(pid, obituary, "the worker died while another prepares to take over");
                 self.stalled(worker, &obituary, next.asker.take());
             }
             let is_prepared = next.worker.stage == Stage::Prepared;
@@ -623,6 +628,14 @@ impl Holder {
         };
         error!(pid = worker.pid(), obituary, ?pause, "the worker died");
         self.stalled(worker, obituary, None);
+        if !self.history.resends && self.place.kernel.origin.is_given() {
+            let message = format!(
+                "the worker died ({obituary}), and before Linux 6.9 no other can follow it on a \
+                 mount that was given"
+            );
+            error!("{message}");
+            return Some(Err(Error::failed(message)));
+        }
         if !self.history.resends {
             // Those who wait for a reply that nobody can give would wait for ever.
             warn!("before Linux 6.9 what is open is lost with the worker: mounting anew");

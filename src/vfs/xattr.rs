@@ -21,7 +21,7 @@ impl Vfs {
             "source" => self.source_of(&node),
             "version" => match &node.what {
                 What::Leaf { entry, .. } => Ok(entry.version.token.to_string()),
-                What::Root | What::Dir { .. } => Err(Error::NoAttribute),
+                What::Root | What::Dir { .. } | What::Lost { .. } => Err(Error::NoAttribute),
             },
             "cached" => self.cached(&node).ok_or(Error::NoAttribute),
             "digest" => self
