@@ -495,7 +495,10 @@ impl Holder {
         };
         match started {
             Ok(worker) => {
-                info!(reason = reason.name(), "a worker starts that is to take over");
+                info!(
+                    reason = reason.name(),
+                    "a worker starts that is to take over"
+                );
                 self.next = Some(Next {
                     worker,
                     reason,
@@ -580,7 +583,10 @@ impl Holder {
             if is_leaving {
                 debug!(pid, obituary, "the old worker left");
             } else {
-                warn!(pid, obituary, "the worker died while another prepares to take over");
+                warn!(
+                    pid,
+                    obituary, "the worker died while another prepares to take over"
+                );
                 self.stalled(worker, &obituary, next.asker.take());
             }
             let is_prepared = next.worker.stage == Stage::Prepared;

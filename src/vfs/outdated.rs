@@ -11,7 +11,7 @@ use crate::path::{Name, RelPath};
 
 /// Names of one directory with what the kernel knows them as: an inode, and whether it is a
 /// directory.
-pub type KnownNames = Vec<(Name, Ino, bool)>;
+pub(crate) type KnownNames = Vec<(Name, Ino, bool)>;
 
 impl Vfs {
     /// Returns all names that the kernel may know, by directory, parents first.

@@ -3,8 +3,6 @@
 use crate::cli::MountSettings;
 use crate::config::{Layer, Volume};
 
-use super::super::hooks;
-
 /// Returns what differs and belongs to the mount, so that only a new mount can change it: fields of
 /// the volume file.
 pub(super) fn fixed(served: &MountSettings, new: &MountSettings) -> Vec<&'static str> {
@@ -31,11 +29,6 @@ pub(super) fn fixed(served: &MountSettings, new: &MountSettings) -> Vec<&'static
         (
             "spec.control.listenTokenFile",
             served.listen_token_file != new.listen_token_file,
-        ),
-        // The one program that may be run was named at the mount.
-        (
-            "spec.onChange.command",
-            hooks::program(&served.on_change) != hooks::program(&new.on_change),
         ),
     ];
     let differ = differ.into_iter().filter(|(_, differs)| *differs);
