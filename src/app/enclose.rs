@@ -1,14 +1,17 @@
 //! From settings to the sandbox: what this mount needs, and nothing else.
 
+use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tracing::warn;
 
 use super::{Error, prepare, sources};
 use crate::cli::MountSettings;
 use crate::control::registry;
-use crate::control::tcp::Door;
+use crate::control::tcp::{Door, Rules};
+use crate::control::tls::Tls;
 use crate::fuse::mount::MountSettings as KernelSettings;
 use crate::fuse::mounter::Mounter;
 use crate::sandbox::{self, Errand, Needs, Report};
@@ -41,12 +44,7 @@ pub fn enclose<T: Send>(
         allow_other: settings.allow_other,
         noexec: settings.noexec,
     };
-    let listen = settings.listen;
-    let door = listen.map(|at| Door::open(at, settings.listen_token_file.clone()));
-    let door = door.transpose().map_err(|error| {
-        let at = listen.map(|at| at.to_string()).unwrap_or_default();
-        Error::System(format!("cannot listen at {at}: {error}"))
-    })?;
+    let door = { settings.listen }.map(|at| open_door(at, settings)).transpose()?;
     let mounter = Mounter::start(&mountpoint, &kernel)
         .map_err(|e| Error::System(format!("cannot start the process that mounts: {e}")))?;
     let inside = match settings.sandbox {
@@ -66,6 +64,18 @@ pub fn enclose<T: Send>(
     ended.map_err(|e| Error::System(e.to_string()))
 }
 
+/// Listens for who asks over TCP. The files of TLS are read before, so that a wrong one is said now.
+fn open_door(at: SocketAddr, settings: &MountSettings) -> Result<Door, Error> {
+    let failed =
+        |error: std::io::Error| Error::System(format!("cannot listen at {at}: {error}"));
+    let tls = settings.listen_tls.clone().map(Tls::open);
+    let rules = Rules {
+        token: settings.listen_token_file.clone(),
+        tls: tls.transpose().map_err(failed)?.map(Arc::new),
+    };
+    Door::open(at, rules).map_err(failed)
+}
+
 /// Returns what a mount needs of the file system. Makes the directories that it writes into, since
 /// only what is there can be allowed.
 fn needs(settings: &MountSettings) -> Result<Needs, Error> {
@@ -82,6 +92,11 @@ fn needs(settings: &MountSettings) -> Result<Needs, Error> {
     };
     if let Some(token) = &settings.listen_token_file {
         needs.read.extend(file_and_around(token));
+    }
+    if let Some(tls) = &settings.listen_tls {
+        for file in [&tls.cert, &tls.key].into_iter().chain(&tls.client_ca) {
+            needs.read.extend(file_and_around(file));
+        }
     }
     for layer in &settings.view.volume.spec.layers {
         if let Some(directory) = sources::directory(&layer.source) {

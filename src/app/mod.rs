@@ -205,6 +205,49 @@ struct Shared<'a> {
     around: &'a sources::Surroundings,
 }
 
+/// Builds one layer's source behind its limits, alone, for who asks it something without a volume.
+/// Sources keep what they know in `dir`. Sends no request.
+pub fn open_source(volume: &Volume, index: usize, dir: &Path) -> Result<Guarded, Error> {
+    crate::tls::install();
+    let around = sources::Surroundings {
+        cache: dir.to_owned(),
+    };
+    let usual = GuardOptions::default();
+    guard_source(volume, index, &around, usual)
+}
+
+/// Asks the server of a layer's source, whose root is `url`, what time it is; nothing where it does
+/// not say. Fails where no reply comes.
+pub async fn server_clock(
+    layer: &crate::config::Layer,
+    url: url::Url,
+) -> crate::source::Result<Option<std::time::SystemTime>> {
+    let (tls, proxy) = sources::transport(&layer.source);
+    crate::source::server_clock(url, tls, proxy).await
+}
+
+/// Builds a layer's source behind the limits `most`, tightened to what the layer says.
+fn guard_source(
+    volume: &Volume,
+    index: usize,
+    around: &sources::Surroundings,
+    most: GuardOptions,
+) -> Result<Guarded, Error> {
+    let spec = &volume.spec.layers[index];
+    let name = volume.layer_name(index);
+    let source = sources::build(&spec.source, around).map_err(|error| Error::Source {
+        layer: name.clone(),
+        error,
+    })?;
+    let options = GuardOptions {
+        deadline: spec.timeout(),
+        concurrency: sources::concurrency(&spec.source)
+            .map_or(most.concurrency, |n| n.min(most.concurrency)),
+        ..most
+    };
+    Ok(Guarded::new(source, name, options))
+}
+
 fn open_layer(
     volume: &Volume,
     index: usize,
@@ -212,17 +255,12 @@ fn open_layer(
 ) -> Result<(Guarded, Layer), Error> {
     let spec = &volume.spec.layers[index];
     let name = volume.layer_name(index);
-    let source = sources::build(&spec.source, shared.around).map_err(|error| Error::Source {
-        layer: name.clone(),
-        error,
-    })?;
-    let options = GuardOptions {
-        deadline: spec.timeout(),
+    let most = GuardOptions {
         bandwidth: shared.bandwidth.clone(),
-        concurrency: sources::concurrency(&spec.source)
-            .map_or(shared.operations, |most| most.min(shared.operations)),
+        concurrency: shared.operations,
+        ..GuardOptions::default()
     };
-    let guard = Guarded::new(source, name.clone(), options);
+    let guard = guard_source(volume, index, shared.around, most)?;
     let policy = Policy {
         refresh: spec.refresh().interval(),
         patience: PATIENCE,

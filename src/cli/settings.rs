@@ -61,10 +61,24 @@ pub struct MountSettings {
     pub listen: Option<SocketAddr>,
     /// The file with the token that whoever asks there must have, absolute.
     pub listen_token_file: Option<PathBuf>,
+    /// The files of TLS there; nothing for plain HTTP. Absolute.
+    pub listen_tls: Option<TlsFiles>,
     /// Whether the daemon gives up what it does not need.
     pub sandbox: bool,
     /// Logging.
     pub log: LogSettings,
+}
+
+/// The files of TLS at the control address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The certificate that is shown, and those between it and its authority.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// The authorities of which whoever asks must have a certificate; nothing where nobody is asked
+    /// for one.
+    pub client_ca: Option<PathBuf>,
 }
 
 /// What is logged, where, and how.
