@@ -28,13 +28,14 @@ fn ends_with(code: i32, arguments: &[&str]) -> (String, String) {
 
 #[test]
 fn every_command_has_help_with_examples() {
-    let commands: [&[&str]; 23] = [
+    let commands: [&[&str]; 24] = [
         &[],
         &["mount"],
         &["unmount"],
         &["umount"],
         &["status"],
         &["probe"],
+        &["doctor"],
         &["validate"],
         &["convert"],
         &["explain"],
