@@ -114,7 +114,10 @@ fn a_mount_that_is_well_and_one_that_is_dead() {
     assert!(!place.cache().exists(), "nothing was made");
     let left = std::fs::read_dir(place.path("")).unwrap().flatten();
     let left: Vec<_> = left.map(|e| e.file_name()).collect();
-    assert!(!left.iter().any(|n| n.to_string_lossy().contains("trial")), "{left:?}");
+    assert!(
+        !left.iter().any(|n| n.to_string_lossy().contains("trial")),
+        "{left:?}"
+    );
 
     let mut mount = place.mount(&[&source]);
     let report = doctor(&place, &[&at]);
@@ -124,7 +127,14 @@ fn a_mount_that_is_well_and_one_that_is_dead() {
     report.is("cache/owner", "ok");
     let text = place.ok(["doctor", &at]);
     assert!(text.contains("ok    mount/serves ["), "{text}");
-    assert!(text.trim_end().lines().last().unwrap().contains("0 failures"), "{text}");
+    assert!(
+        text.trim_end()
+            .lines()
+            .last()
+            .unwrap()
+            .contains("0 failures"),
+        "{text}"
+    );
 
     mount.kill();
     assert!(is_mounted(mount.at()));
@@ -185,7 +195,7 @@ fn servers_that_are_gone_or_silent() {
         &place,
         &format!(
             "    - {{name: silent, http: {{url: \"http://{at}/\"}}, path: /a, timeout: 1s}}\n    \
-             - {{name: gone, sftp: {{host: 127.0.0.1, port: {gone}}}, path: /b}}\n"
+             - {{name: gone, sftp: {{host: 127.0.0.1, port: {gone}, user: u, path: /}}, path: /b}}\n"
         ),
     );
     let report = doctor(&place, &["-c", &file]);
@@ -222,7 +232,9 @@ fn secrets_for_all_to_read_and_none() {
         let all = report.all("volume/secret");
         let subject = format!("{layer}.http.auth.bearer.token");
         let found = all.into_iter().find(|f| f["subject"] == subject);
-        found.unwrap_or_else(|| panic!("{:#}", report.document)).clone()
+        found
+            .unwrap_or_else(|| panic!("{:#}", report.document))
+            .clone()
     };
     let report = look(0o644);
     let warned = of(&report, "a");
@@ -230,7 +242,12 @@ fn secrets_for_all_to_read_and_none() {
     assert!(warned["remedy"].as_str().unwrap().contains("chmod o="));
     let missing = of(&report, "b");
     assert_eq!(missing["level"], "fail");
-    assert!(missing["saw"].as_str().unwrap().contains("SVOL_TEST_NEVER_SET"));
+    assert!(
+        missing["saw"]
+            .as_str()
+            .unwrap()
+            .contains("SVOL_TEST_NEVER_SET")
+    );
     assert_eq!(of(&look(0o600), "a")["level"], "ok");
     std::fs::remove_file(&token).unwrap();
     let report = doctor(&place, &["-c", &file]);
@@ -249,10 +266,16 @@ fn propagation_decides_who_sees_a_mount() {
     let said = doctor_after(&place, mounted, &[&at]).is("mount/propagation", "warn");
     // In a container it is for the container's settings.
     let remedy = format!("mount --make-rshared {host}");
-    assert!(said.contains(&remedy) || said.contains("Bidirectional"), "{said}");
+    assert!(
+        said.contains(&remedy) || said.contains("Bidirectional"),
+        "{said}"
+    );
     let shared = format!("{mounted}; mount --make-rshared \"$1/host\"");
     let said = doctor_after(&place, &shared, &[&at]).is("mount/propagation", "ok");
-    assert!(said.contains("rslave") && said.contains("HostToContainer"), "{said}");
+    assert!(
+        said.contains("rslave") && said.contains("HostToContainer"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -267,7 +290,11 @@ fn disks_that_are_no_place_for_a_cache() {
     }
     let cache = place.path("disk/cache");
     let look = |script: &str| {
-        doctor_after(&place, script, &["--cache-dir", cache.to_str().unwrap(), &at])
+        doctor_after(
+            &place,
+            script,
+            &["--cache-dir", cache.to_str().unwrap(), &at],
+        )
     };
     let report = look("mount -t tmpfs none \"$1/disk\"");
     assert!(report.is("cache/disk", "warn").contains("in memory"));
@@ -283,7 +310,10 @@ fn disks_that_are_no_place_for_a_cache() {
     assert!(said.contains("cannot make a directory"), "{said}");
     let report = look("mkdir \"$1/disk/cache\"; chown 12345 \"$1/disk/cache\"");
     assert!(report.is("cache/owner", "fail").contains("chown -R 0"));
-    assert!(report.all("cache/trial").is_empty(), "others' are left alone");
+    assert!(
+        report.all("cache/trial").is_empty(),
+        "others' are left alone"
+    );
 }
 
 #[test]
@@ -316,6 +346,7 @@ fn users_without_fusermount3() {
     open(Path::new(&home), 0o777);
     let program = place.path("home/svol");
     std::fs::copy(env!("CARGO_BIN_EXE_svol"), &program).unwrap();
+    dir(&place, "dev");
     let nobody = Nobody::start(&place);
     let at = dir(&place, "home/mnt");
     std::os::unix::fs::chown(&at, Some(65534), Some(65534)).unwrap();
@@ -359,8 +390,16 @@ fn few_open_files_and_little_memory() {
         }
         Report::of(&command.output().unwrap())
     };
-    assert!(look("100", &[]).is("limits/open-files", "fail").contains("1024"));
-    assert!(look("512", &[]).is("limits/open-files", "warn").contains("1024"));
+    assert!(
+        look("100", &[])
+            .is("limits/open-files", "fail")
+            .contains("1024")
+    );
+    assert!(
+        look("512", &[])
+            .is("limits/open-files", "warn")
+            .contains("1024")
+    );
     look("1024", &[]).is("limits/open-files", "ok");
     look("1024", &["--memory", "1MiB"]).is("limits/memory", "fail");
 }

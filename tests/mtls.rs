@@ -18,7 +18,10 @@ struct Authority<'a> {
 impl Authority<'_> {
     fn new<'a>(place: &'a Place, name: &'a str) -> Authority<'a> {
         let authority = Authority { place, name };
-        authority.openssl("ca", &["-addext", "keyUsage=critical,keyCertSign,digitalSignature"]);
+        authority.openssl(
+            "ca",
+            &["-addext", "keyUsage=critical,keyCertSign,digitalSignature"],
+        );
         for (leaf, usage, alternative) in [
             ("server", "serverAuth", "IP:127.0.0.1,DNS:svol.test"),
             ("client", "clientAuth", "DNS:prober.test"),
@@ -53,8 +56,21 @@ impl Authority<'_> {
 
     fn openssl(&self, leaf: &str, more: &[&str]) {
         let made = Command::new(program("openssl"))
-            .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"])
-            .args(["-nodes", "-days", "2", "-subj", &format!("/CN={} {leaf}", self.name)])
+            .args([
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:P-256",
+            ])
+            .args([
+                "-nodes",
+                "-days",
+                "2",
+                "-subj",
+                &format!("/CN={} {leaf}", self.name),
+            ])
             .args(more)
             .arg("-keyout")
             .arg(self.key(leaf))
@@ -67,10 +83,25 @@ impl Authority<'_> {
 }
 
 /// Asks with curl, trusting `trusted`; returns what came, nothing where no reply did.
-fn curl(url: &str, trusted: &Authority, client: Option<&Authority>, more: &[&str]) -> Option<String> {
+fn curl(
+    url: &str,
+    trusted: &Authority,
+    client: Option<&Authority>,
+    more: &[&str],
+) -> Option<String> {
     let mut command = Command::new(program("curl"));
-    command.args(["-sS", "--noproxy", "*", "-w", "%{http_code}", "-o", "/dev/null"]);
-    command.args(["--max-time", "60", "--cacert"]).arg(trusted.cert("ca"));
+    command.args([
+        "-sS",
+        "--noproxy",
+        "*",
+        "-w",
+        "%{http_code}",
+        "-o",
+        "/dev/null",
+    ]);
+    command
+        .args(["--max-time", "60", "--cacert"])
+        .arg(trusted.cert("ca"));
     if let Some(client) = client {
         command.arg("--cert").arg(client.cert("client"));
         command.arg("--key").arg(client.key("client"));
@@ -157,7 +188,10 @@ const MUTUAL: [(&str, &str); 3] = [TLS[0], TLS[1], ("--listen-client-ca", "ca.pe
 #[test]
 fn only_those_with_a_certificate_of_the_authority_are_served() {
     let world = World::new();
-    let (ours, others) = (Authority::new(&world.place, "ours"), Authority::new(&world.place, "others"));
+    let (ours, others) = (
+        Authority::new(&world.place, "ours"),
+        Authority::new(&world.place, "others"),
+    );
     world.install(&ours, &ours);
     // Certificates take a token's place beyond this machine.
     let mount = world.mount("0.0.0.0:0", &MUTUAL);
@@ -169,7 +203,10 @@ fn only_those_with_a_certificate_of_the_authority_are_served() {
     // By the name in the certificate too, which no page of the web has.
     let resolve = format!("svol.test:{port}:127.0.0.1");
     let named = format!("https://svol.test:{port}/metrics");
-    assert_eq!(curl(&named, &ours, Some(&ours), &["--resolve", &resolve]), served);
+    assert_eq!(
+        curl(&named, &ours, Some(&ours), &["--resolve", &resolve]),
+        served
+    );
     assert_eq!(curl(&url("metrics"), &ours, None, &[]), None);
     assert_eq!(curl(&url("metrics"), &ours, Some(&others), &[]), None);
     let plain = format!("http://127.0.0.1:{port}/metrics");
@@ -219,7 +256,10 @@ fn tls_alone_asks_for_a_token_where_one_is_set() {
 #[test]
 fn what_would_let_anybody_in_or_cannot_work_is_refused() {
     let world = World::new();
-    let (ours, others) = (Authority::new(&world.place, "ours"), Authority::new(&world.place, "others"));
+    let (ours, others) = (
+        Authority::new(&world.place, "ours"),
+        Authority::new(&world.place, "others"),
+    );
     world.install(&ours, &ours);
     // A certificate of ours alone keeps nobody out.
     let (status, said) = world.refused("0.0.0.0:0", &TLS);

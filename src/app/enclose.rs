@@ -44,7 +44,9 @@ pub fn enclose<T: Send>(
         allow_other: settings.allow_other,
         noexec: settings.noexec,
     };
-    let door = { settings.listen }.map(|at| open_door(at, settings)).transpose()?;
+    let door = { settings.listen }
+        .map(|at| open_door(at, settings))
+        .transpose()?;
     let mounter = Mounter::start(&mountpoint, &kernel)
         .map_err(|e| Error::System(format!("cannot start the process that mounts: {e}")))?;
     let inside = match settings.sandbox {
@@ -66,8 +68,7 @@ pub fn enclose<T: Send>(
 
 /// Listens for who asks over TCP. The files of TLS are read before, so that a wrong one is said now.
 fn open_door(at: SocketAddr, settings: &MountSettings) -> Result<Door, Error> {
-    let failed =
-        |error: std::io::Error| Error::System(format!("cannot listen at {at}: {error}"));
+    let failed = |error: std::io::Error| Error::System(format!("cannot listen at {at}: {error}"));
     let tls = settings.listen_tls.clone().map(Tls::open);
     let rules = Rules {
         token: settings.listen_token_file.clone(),

@@ -129,10 +129,7 @@ pub(super) struct Bounded {
 
 impl Bounded {
     /// Wraps a socket that is bound.
-    pub(super) fn new(
-        socket: std::net::TcpListener,
-        tls: Option<Arc<Tls>>,
-    ) -> io::Result<Bounded> {
+    pub(super) fn new(socket: std::net::TcpListener, tls: Option<Arc<Tls>>) -> io::Result<Bounded> {
         Ok(Bounded {
             listener: TcpListener::from_std(socket)?,
             tls,
@@ -190,10 +187,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Duplex for T {}
 
 impl Connection {
     /// Returns the stream once both sides agree on how to secure it, and while there is time.
-    fn poll_stream(
-        &mut self,
-        context: &mut Context<'_>,
-    ) -> Poll<io::Result<Pin<&mut dyn Duplex>>> {
+    fn poll_stream(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Pin<&mut dyn Duplex>>> {
         self.check(context)?;
         if let Stream::Agreeing(agreeing) = &mut self.stream {
             let secured = std::task::ready!(agreeing.as_mut().poll(context))?;

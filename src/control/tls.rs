@@ -48,7 +48,10 @@ impl Tls {
     }
 
     /// Secures a connection: shows our certificate, and sees theirs where that is asked for.
-    pub(super) async fn accept(self: Arc<Self>, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+    pub(super) async fn accept(
+        self: Arc<Self>,
+        stream: TcpStream,
+    ) -> io::Result<TlsStream<TcpStream>> {
         let reading = tokio::task::spawn_blocking(move || self.current());
         let config = reading.await.map_err(io::Error::other)?;
         TlsAcceptor::from(config).accept(stream).await
@@ -106,8 +109,12 @@ impl Materials {
     fn build(&self, files: &TlsFiles) -> io::Result<Arc<ServerConfig>> {
         let chain = certificates(&self.cert, &files.cert)?;
         // The error's words never repeat the key.
-        let key = PrivateKeyDer::from_pem_slice(&self.key)
-            .map_err(|e| wrong(&files.key, format!("no private key in PEM without a passphrase ({e})")))?;
+        let key = PrivateKeyDer::from_pem_slice(&self.key).map_err(|e| {
+            wrong(
+                &files.key,
+                format!("no private key in PEM without a passphrase ({e})"),
+            )
+        })?;
         let builder = match (&self.client_ca, &files.client_ca) {
             (Some(pem), Some(file)) => {
                 let mut roots = RootCertStore::empty();

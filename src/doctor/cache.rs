@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
+use bytesize::ByteSize;
+
 use super::Finding;
-use crate::config::ByteSize;
 
 /// How far a file's time may be from the clock, in seconds: a tick of the kernel's, and a write that
 /// took its time.
@@ -148,7 +149,7 @@ fn owner(cache: &CacheDisk) -> Option<Finding> {
 
 fn room(room: &Room) -> Finding {
     let check = "cache/room";
-    let size = |bytes| ByteSize(bytes).to_string();
+    let size = |bytes| ByteSize(bytes).display().iec().to_string();
     let (free, floor) = (size(room.free), size(room.floor));
     let make = "free some of the disk, or name a directory on another by --cache-dir";
     if room.free <= room.floor && room.used == 0 {
@@ -161,7 +162,10 @@ fn room(room: &Room) -> Finding {
         size(room.limit)
     );
     // What may still be added before the floor ends it.
-    let reach = room.free.saturating_sub(room.floor).saturating_add(room.used);
+    let reach = room
+        .free
+        .saturating_sub(room.floor)
+        .saturating_add(room.used);
     if reach < room.limit {
         return Finding::warn(
             check,

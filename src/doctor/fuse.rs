@@ -95,7 +95,10 @@ fn device(fuse: &Fuse) -> Finding {
         ),
         Device::Refused { errno, mode } if errno == Errno::ACCESS.raw_os_error() => Finding::fail(
             check,
-            format!("/dev/fuse is not for this user (mode {:04o})", mode & 0o7777),
+            format!(
+                "/dev/fuse is not for this user (mode {:04o})",
+                mode & 0o7777
+            ),
             "run `chmod 666 /dev/fuse` as root (udev does so by itself), or mount as root",
         ),
         Device::Refused { errno, .. } => Finding::fail(

@@ -143,7 +143,11 @@ mod tests {
             (None, Level::Warn),
         ] {
             let kernel = Kernel { version, ..good() };
-            assert_eq!(level(&kernel, "kernel/version"), Some(expected), "{version:?}");
+            assert_eq!(
+                level(&kernel, "kernel/version"),
+                Some(expected),
+                "{version:?}"
+            );
             let passes = level(&kernel, "kernel/passthrough").is_some();
             assert_eq!(passes, version >= Some((6, 9)), "{version:?}");
         }

@@ -211,7 +211,11 @@ mod tests {
             (SpotState::NotDir, Level::Fail, "empty directory"),
             (SpotState::NotEmpty, Level::Fail, "empty directory"),
             (SpotState::NotOwn, Level::Fail, "chown USER /m"),
-            (SpotState::Unknown("no".into()), Level::Fail, "empty directory"),
+            (
+                SpotState::Unknown("no".into()),
+                Level::Fail,
+                "empty directory",
+            ),
         ] {
             let spot = Spot {
                 path: "/m".into(),

@@ -84,7 +84,10 @@ fn of_url(url: &Url) -> Option<Server> {
         _ => url.port_or_known_default()?,
     };
     let host = url.host_str()?;
-    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    let host = host
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .to_owned();
     let http = matches!(url.scheme(), "http" | "https").then(|| {
         // Nothing of the path, and no name or password.
         let mut root = url.clone();

@@ -148,9 +148,15 @@ mod tests {
         let found = of_layer("data", &layer);
         let place = |field: &str| {
             let named = found.iter().find(|n| n.field == format!("data.s3.{field}"));
-            named.unwrap_or_else(|| panic!("{field}: {found:?}")).place.clone()
+            named
+                .unwrap_or_else(|| panic!("{field}: {found:?}"))
+                .place
+                .clone()
         };
-        assert_eq!(place("credentials.accessKeyId"), Place::Variable("ID".into()));
+        assert_eq!(
+            place("credentials.accessKeyId"),
+            Place::Variable("ID".into())
+        );
         for (field, path) in [
             ("credentials.secretAccessKey", "/s/key"),
             ("tls.client.keyFile", "/s/k"),

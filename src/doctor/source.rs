@@ -148,10 +148,7 @@ fn listing_failed(url: &str, kind: ErrorKind, why: &str) -> Finding {
             "source/connects",
             "see that the server runs, and that a firewall or proxy lets us through",
         ),
-        ErrorKind::Changed
-        | ErrorKind::Interrupted
-        | ErrorKind::Throttled
-        | ErrorKind::Server => (
+        ErrorKind::Changed | ErrorKind::Interrupted | ErrorKind::Throttled | ErrorKind::Server => (
             "source/answers",
             "the server has trouble of its own: ask again later, or look at its log",
         ),
@@ -244,14 +241,21 @@ mod tests {
         let refused = || Went::Refused("no".into());
         let silent = Went::Silent(Duration::from_secs(5));
         for (went, check, word) in [
-            (unresolved(), "source/resolves", "getent hosts files.example`"),
+            (
+                unresolved(),
+                "source/resolves",
+                "getent hosts files.example`",
+            ),
             (refused(), "source/connects", "listens"),
             (silent, "source/connects", "firewall"),
             (Went::Connected, "source/lists", "again"),
         ] {
             let found = judge(&way(went.clone()));
             assert_eq!(found.len(), 1, "no clock without an answer");
-            assert_eq!((found[0].check.as_str(), found[0].level), (check, Level::Fail));
+            assert_eq!(
+                (found[0].check.as_str(), found[0].level),
+                (check, Level::Fail)
+            );
             assert!(found[0].remedy.as_ref().unwrap().contains(word), "{went:?}");
         }
         // What cannot be reached directly may be listed through a proxy.
@@ -296,7 +300,11 @@ mod tests {
                 ..good()
             };
             let found = judge(&visit).pop().unwrap();
-            assert_eq!((found.check.as_str(), found.level), ("source/clock", level), "{ahead}");
+            assert_eq!(
+                (found.check.as_str(), found.level),
+                ("source/clock", level),
+                "{ahead}"
+            );
             assert!(found.saw.contains(word), "{ahead}: {}", found.saw);
         }
     }

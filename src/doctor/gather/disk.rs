@@ -20,9 +20,8 @@ const ELSEWHERE: [&str; 14] = [
 pub(super) async fn look(settings: CacheSettings) -> Vec<Finding> {
     let (dir, entries) = (settings.dir.clone(), super::entries());
     let fs_type = fs_type(&entries, &dir);
-    let by_name = fs_type == "fuse"
-        || fs_type.starts_with("fuse.")
-        || ELSEWHERE.contains(&fs_type.as_str());
+    let by_name =
+        fs_type == "fuse" || fs_type.starts_with("fuse.") || ELSEWHERE.contains(&fs_type.as_str());
     let untouched = CacheDisk {
         dir,
         network: by_name.then(|| fs_type.clone()),
@@ -77,7 +76,10 @@ fn touch(settings: &CacheSettings, entries: &[mountinfo::Entry]) -> CacheDisk {
 
 fn owner(dir: &Path) -> Option<Owner> {
     let metadata = dir.metadata().ok()?;
-    let is_empty = || dir.read_dir().is_ok_and(|mut entries| entries.next().is_none());
+    let is_empty = || {
+        dir.read_dir()
+            .is_ok_and(|mut entries| entries.next().is_none())
+    };
     Some(Owner {
         uid: metadata.uid(),
         us: rustix::process::geteuid().as_raw(),

@@ -113,7 +113,10 @@ fn has_namespaces() -> bool {
     let says = |path: &str, no: &str| read(path) == no;
     !(says("/proc/sys/user/max_user_namespaces", "0")
         || says("/proc/sys/kernel/unprivileged_userns_clone", "0")
-        || says("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1"))
+        || says(
+            "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
+            "1",
+        ))
 }
 
 fn landlock_version() -> Option<u32> {

@@ -74,7 +74,11 @@ async fn bounded<T: Send + 'static>(
     let check = format!("{what}/look");
     match done {
         Ok(Ok(found)) => Ok(found),
-        Ok(Err(_)) => Err(Finding::fail(&check, "the look at it went wrong", "run it again")),
+        Ok(Err(_)) => Err(Finding::fail(
+            &check,
+            "the look at it went wrong",
+            "run it again",
+        )),
         Err(_) => Err(Finding::fail(
             &check,
             format!("no answer within {LOOK:?}"),
@@ -91,7 +95,11 @@ fn entries() -> Vec<mountinfo::Entry> {
 
 /// Returns whether this process is in a container.
 fn in_container() -> bool {
-    let marks = ["/.dockerenv", "/run/.containerenv", "/run/systemd/container"];
+    let marks = [
+        "/.dockerenv",
+        "/run/.containerenv",
+        "/run/systemd/container",
+    ];
     let marked = marks.iter().any(|mark| Path::new(mark).exists())
         || variable("container").is_some()
         || variable("KUBERNETES_SERVICE_HOST").is_some();

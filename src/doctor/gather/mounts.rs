@@ -142,7 +142,10 @@ fn state(at: &Path) -> SpotState {
 /// Returns what is in the mount point or around it, and may not be.
 fn nested(request: &Request, at: &Path) -> Option<String> {
     let mut others = vec![("the cache", request.cache.dir.as_path())];
-    let layers = request.view.iter().flat_map(|view| &view.volume.spec.layers);
+    let layers = request
+        .view
+        .iter()
+        .flat_map(|view| &view.volume.spec.layers);
     others.extend(layers.filter_map(|layer| match &layer.source {
         Source::Local(local) => Some(("the local source", local.path.as_path())),
         _ => None,

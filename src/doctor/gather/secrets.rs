@@ -56,9 +56,7 @@ fn read(named: Named) -> Looked {
     // The errors name the variable or the file, never what is in it.
     let secret = |secret: SecretRef| secret.read().map_err(|error| error.to_string());
     let read = match &named.place {
-        Place::Variable(name) => {
-            secret(SecretRef::FromEnv(name.clone())).map(|_| Exposure::Closed)
-        }
+        Place::Variable(name) => secret(SecretRef::FromEnv(name.clone())).map(|_| Exposure::Closed),
         Place::Secret(path) => secret(SecretRef::FromFile(path.clone())).map(|_| exposure(path)),
         Place::File(path) => match File::open(path) {
             Ok(_) => Ok(exposure(path)),
@@ -76,7 +74,10 @@ fn exposure(path: &Path) -> Exposure {
     };
     let mode = |path: &Path| path.metadata().map_or(0, |metadata| metadata.mode());
     let is_open = mode(&real) & 0o004 != 0
-        && real.ancestors().skip(1).all(|above| mode(above) & 0o001 != 0);
+        && real
+            .ancestors()
+            .skip(1)
+            .all(|above| mode(above) & 0o001 != 0);
     match is_open {
         true => Exposure::Everybody,
         false => Exposure::Closed,

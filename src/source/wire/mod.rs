@@ -50,7 +50,9 @@ pub async fn clock(
         redirects: 0,
     })?;
     let confidences = super::confidence::Confidences::default();
-    let asked = client.send(&confidences, |client| client.head(url).timeout(CLOCK_TIMEOUT));
+    let asked = client.send(&confidences, |client| {
+        client.head(url).timeout(CLOCK_TIMEOUT)
+    });
     let reply = asked.await.map_err(|error| confidences.conceal(error))?;
     let date = text(reply.headers(), header::DATE);
     Ok(date.and_then(|date| httpdate::parse_http_date(date).ok()))
