@@ -34,7 +34,11 @@ fn main() -> ExitStatus {
 fn run(cli: &Cli) -> Result<ExitStatus, Failure> {
     // A mount logs for later; every other command speaks for itself, and logs what went wrong.
     if !matches!(cli.command, Command::Mount(_)) {
-        let log = resolve_log(&cli.log, Quiet::Command, &Env::of_process()?)?;
+        let quiet = match cli.command {
+            Command::FuseHelper(_) => Quiet::Daemon,
+            _ => Quiet::Command,
+        };
+        let log = resolve_log(&cli.log, quiet, &Env::of_process()?)?;
         svol::logging::init(&log).map_err(Failure::usage)?;
     }
     let mut out = io::stdout();
@@ -77,6 +81,7 @@ fn dispatch(cli: &Cli, out: &mut dyn Write, err: &mut dyn Write) -> Result<ExitS
         Command::Ls(args) => commands::look::ls(args, out, err),
         Command::Cat(args) => commands::look::cat(args, out, err),
         Command::Cache(args) => commands::cache::cache(args, out, err),
+        Command::FuseHelper(args) => commands::fuse_helper::fuse_helper(args),
         Command::Demo(args) => {
             // On this thread, which is none of the runtime's: it waits for processes.
             commands::runtime()?.block_on(svol::demo::run(args.keep, out))?;

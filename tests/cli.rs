@@ -28,7 +28,7 @@ fn ends_with(code: i32, arguments: &[&str]) -> (String, String) {
 
 #[test]
 fn every_command_has_help_with_examples() {
-    let commands: [&[&str]; 24] = [
+    let commands: [&[&str]; 25] = [
         &[],
         &["mount"],
         &["unmount"],
@@ -52,6 +52,7 @@ fn every_command_has_help_with_examples() {
         &["cache", "stats"],
         &["cache", "verify"],
         &["cache", "gc"],
+        &["fuse-helper"],
         &["demo"],
     ];
     for command in commands {

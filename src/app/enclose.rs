@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use tracing::warn;
 
-use super::{Error, prepare, sources};
+use super::{Error, hooks, prepare, sources};
 use crate::cli::MountSettings;
 use crate::control::registry;
 use crate::control::tcp::{Door, Rules};
@@ -43,12 +43,15 @@ pub fn enclose<T: Send>(
         name: format!("svol:{}", settings.view.volume.metadata.name),
         allow_other: settings.allow_other,
         noexec: settings.noexec,
+        origin: settings.origin.clone(),
     };
     let door = { settings.listen }
         .map(|at| open_door(at, settings))
         .transpose()?;
-    let mounter = Mounter::start(&mountpoint, &kernel)
+    let mounter = Mounter::start(&mountpoint, &kernel, hooks::program(&settings.on_change))
         .map_err(|e| Error::System(format!("cannot start the process that mounts: {e}")))?;
+    // It has its own by now, and gives us the device when it is asked for it.
+    kernel.origin.let_go();
     let inside = match settings.sandbox {
         true => sandbox::enter(&needs(settings)?),
         false => sandbox::stay_out(),
@@ -99,6 +102,8 @@ fn needs(settings: &MountSettings) -> Result<Needs, Error> {
             needs.read.extend(file_and_around(file));
         }
     }
+    let mut on_change = settings.on_change.clone();
+    on_change.each_file(&mut |file| needs.read.extend(file_and_around(file)));
     for layer in &settings.view.volume.spec.layers {
         if let Some(directory) = sources::directory(&layer.source) {
             needs.others_files = true;

@@ -9,7 +9,7 @@ use tokio::runtime::Handle as Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
-use super::{Enclosed, Error, View};
+use super::{Enclosed, Error, View, hooks};
 use crate::cli::MountSettings;
 use crate::config;
 use crate::control::registry::Registration;
@@ -17,6 +17,7 @@ use crate::control::server;
 use crate::fuse::mount;
 use crate::fuse::mounter::Mounter;
 use crate::fuse::{Fuse, Notifications, Passthrough, prune};
+use crate::hook::About;
 use crate::memory::{Budget, Ceiling};
 use crate::path::RelPath;
 use crate::source::Source;
@@ -85,7 +86,15 @@ pub fn serve(
     let inodes = budget.inode_count();
     prune::start(&view.vfs, inodes, device, session.notifier()).map_err(system)?;
     let registration = Registration::new(&mountpoint).map_err(system)?;
+    let about = About {
+        volume: view.name.clone(),
+        mountpoint: mountpoint.clone(),
+        generation: server::GENERATION,
+    };
+    let on_change = &settings.on_change;
+    let hooks = hooks::start(on_change, about, &view, &mounter, &notifications, runtime)?;
     let around = server::Around {
+        hooks,
         sandbox: report,
         passthrough,
         notifications,
@@ -124,7 +133,9 @@ pub fn serve(
             name = signals.next() => {
                 info!(signal = name, "ending");
                 drop(mounted);
-                if tokio::time::timeout(END, &mut ended).await.is_err() {
+                // One that others have mounted stays, and with it the session.
+                let ends = !kernel.origin.is_given();
+                if ends && tokio::time::timeout(END, &mut ended).await.is_err() {
                     warn!("files are still open; they fail from now on");
                 }
             }
@@ -139,7 +150,10 @@ pub fn serve(
 /// absolute and without symbolic links. A dead mount of ours is detached there.
 pub fn prepare(settings: &MountSettings) -> Result<std::path::PathBuf, Error> {
     Ceiling::of_process(settings.view.memory.map(|size| size.0))?;
-    let mountpoint = mount::prepare(&settings.mountpoint)?;
+    let mountpoint = match settings.origin.is_given() {
+        true => mount::name_of_given(&settings.mountpoint, &settings.origin)?,
+        false => mount::prepare(&settings.mountpoint)?,
+    };
     mount::check_apart(&mountpoint, "the cache", &settings.view.cache.dir)?;
     for layer in &settings.view.volume.spec.layers {
         if let config::Source::Local(local) = &layer.source {

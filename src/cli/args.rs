@@ -74,6 +74,8 @@ pub enum Command {
     Cat(CatArgs),
     /// Look after the cache
     Cache(CacheArgs),
+    /// Mount for a `svol mount --fuse-socket` that has no privilege
+    FuseHelper(FuseHelperArgs),
     /// Show all of it at once, without an account or a network
     Demo(DemoArgs),
 }
@@ -228,6 +230,18 @@ pub struct MountArgs {
     /// [variable: SVOL_LISTEN_CLIENT_CA]
     #[arg(long, value_name = "FILE")]
     pub listen_client_ca: Option<PathBuf>,
+    /// Run PROGRAM when files changed, with what changed as JSON on its standard input [variable:
+    /// SVOL_ON_CHANGE]
+    #[arg(long, value_name = "PROGRAM")]
+    pub on_change: Option<String>,
+    /// Serve the mount of this open /dev/fuse, which was inherited; MOUNTPOINT is then its name only,
+    /// and somebody else unmounts it [variable: SVOL_FUSE_FD]
+    #[arg(long, value_name = "N")]
+    pub fuse_fd: Option<i32>,
+    /// The same with what `svol fuse-helper` or a CSI driver sends over this socket [variable:
+    /// SVOL_FUSE_SOCKET]
+    #[arg(long, value_name = "PATH")]
+    pub fuse_socket: Option<PathBuf>,
     /// Keep all privileges and core dumps, to look for a fault [variable: SVOL_NO_SANDBOX]
     #[arg(long)]
     pub no_sandbox: bool,
@@ -622,4 +636,52 @@ pub struct DemoArgs {
     /// Stay mounted until Ctrl-C
     #[arg(long)]
     pub keep: bool,
+}
+
+/// `svol fuse-helper`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Opens /dev/fuse, mounts, and gives it to whoever may connect to the socket: again to each, with a new
+mount, once the one before is gone. Unmounts at its end.
+
+Examples:
+  svol fuse-helper --socket /run/fuse/socket /volume/v
+  svol mount --fuse-socket /run/fuse/socket -c volume.yaml /volume/v --foreground")]
+pub struct FuseHelperArgs {
+    /// Where to listen
+    #[arg(long, value_name = "PATH")]
+    pub socket: PathBuf,
+    /// The user, as numbers, that serves the mount
+    #[arg(long, value_name = "UID[:GID]", default_value = "65534:65534")]
+    pub owner: Owner,
+    /// What the mount is called in /proc/mounts and by df
+    #[arg(long, value_name = "NAME", default_value = "volume")]
+    pub name: String,
+    /// Programs on it may not be run
+    #[arg(long)]
+    pub noexec: bool,
+    /// The directory to mount at; made if it is not there
+    #[arg(value_name = "MOUNTPOINT")]
+    pub mountpoint: PathBuf,
+}
+
+/// A user and a group, as numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner {
+    /// The user.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+}
+
+impl std::str::FromStr for Owner {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (uid, gid) = text.split_once(':').unwrap_or((text, text));
+        match (uid.parse(), gid.parse()) {
+            (Ok(uid), Ok(gid)) => Ok(Owner { uid, gid }),
+            _ => Err("not a user and a group as numbers; write one as in 65534:65534"),
+        }
+    }
 }

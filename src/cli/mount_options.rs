@@ -6,7 +6,7 @@ use crate::config::{Place, Problem};
 
 /// Our options that `-o` takes too, as their flags are called; with a `_` for a `-` they are the
 /// same.
-const OURS: [&str; 24] = [
+const OURS: [&str; 25] = [
     "allow-other",
     "bwlimit",
     "cache-dir",
@@ -22,6 +22,7 @@ const OURS: [&str; 24] = [
     "log-format",
     "memory",
     "no-sign-request",
+    "on-change",
     "passthrough",
     "profile",
     "refresh",

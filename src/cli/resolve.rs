@@ -20,6 +20,7 @@ use crate::config::{
     CacheSize, ConfigError, HttpUrl, Label, Layer, Loaded, NameError, Note, Place, Problem, Source,
     Volume, load::DEFAULT_SECRETS_DIR, source_arg,
 };
+use crate::fuse::device::Origin;
 
 /// What a command logs where nobody says otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,8 +85,18 @@ pub fn resolve_mount(
                     of those who may by --listen-client-ca";
         merge.problem(Place::Argument(format!("--listen {at}")), what);
     }
+    let mut on_change = view
+        .as_ref()
+        .map(|view| view.volume.spec.on_change.clone())
+        .unwrap_or_default();
+    if let Some(program) = merge.program("on-change", args.on_change.clone()) {
+        on_change.command = vec![program];
+    }
+    let origin = merge.origin(args, &mountpoint);
     let settings = (|| {
         Some(MountSettings {
+            on_change,
+            origin,
             listen,
             listen_token_file,
             listen_tls,
@@ -242,6 +253,23 @@ impl<'a> Merge<'a> {
         Some(self.absolute(&path))
     }
 
+    /// Returns a program, absolute unless it is a mere name, which is looked for in `PATH`.
+    fn program(&mut self, name: &str, flag: Option<String>) -> Option<String> {
+        let program = self.pick(name, flag)?;
+        if program.is_empty() {
+            self.problem(
+                Place::Argument(format!("--{name}")),
+                "the program has no name",
+            );
+            return None;
+        }
+        if !program.contains('/') {
+            return Some(program);
+        }
+        let absolute = self.absolute(Path::new(&program));
+        Some(absolute.to_string_lossy().into_owned())
+    }
+
     /// Returns `path` from the working directory, without `.` but with `..`, which only the file
     /// system can resolve where symlinks are.
     fn absolute(&self, path: &Path) -> PathBuf {
@@ -293,6 +321,25 @@ impl<'a> Merge<'a> {
             );
         }
         self.absolute(Path::new(argument))
+    }
+
+    /// Returns whether we mount, or who gives us what is mounted.
+    fn origin(&mut self, args: &MountArgs, mountpoint: &Path) -> Origin {
+        let inherited = self
+            .pick("fuse-fd", args.fuse_fd)
+            .or_else(|| Origin::in_place_of_a_directory(mountpoint));
+        let socket = self.path("fuse-socket", args.fuse_socket.clone());
+        match (inherited, socket) {
+            (Some(_), Some(_)) => {
+                let what = "a descriptor and a socket together; give one of --fuse-fd and \
+                            --fuse-socket";
+                self.problem(Place::Argument("--fuse-socket".into()), what);
+                Origin::Mount
+            }
+            (Some(number), None) => Origin::Inherited(number),
+            (None, Some(socket)) => Origin::Socket(socket),
+            (None, None) => Origin::Mount,
+        }
     }
 
     fn view(

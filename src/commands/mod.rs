@@ -11,6 +11,7 @@ pub mod act;
 pub mod cache;
 pub mod convert;
 pub mod doctor;
+pub mod fuse_helper;
 pub mod look;
 pub mod mount;
 pub mod probe;

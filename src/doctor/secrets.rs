@@ -48,8 +48,9 @@ pub enum Exposure {
     Everybody,
 }
 
-/// Returns what a layer, as the volume file writes it, refers to. `name` is the layer's.
-pub fn of_layer(name: &str, layer: &Value) -> Vec<Named> {
+/// Returns what a part of the volume refers to, as the volume file writes it. `name` is a layer's, or a
+/// field's.
+pub fn of_section(name: &str, layer: &Value) -> Vec<Named> {
     let mut found = Vec::new();
     walk(name, layer, &mut found);
     found
@@ -145,7 +146,7 @@ mod tests {
             },
             "include": ["fromFile"],
         });
-        let found = of_layer("data", &layer);
+        let found = of_section("data", &layer);
         let place = |field: &str| {
             let named = found.iter().find(|n| n.field == format!("data.s3.{field}"));
             named
@@ -167,7 +168,7 @@ mod tests {
         assert_eq!(place("tls.caFile"), Place::File("/s/ca".into()));
         assert_eq!(place("tls.client.certFile"), Place::File("/s/c".into()));
         assert_eq!(found.len(), 6);
-        assert!(of_layer("x", &Value::Null).is_empty());
+        assert!(of_section("x", &Value::Null).is_empty());
     }
 
     fn looked(place: Place, read: Result<Exposure, String>) -> Finding {

@@ -13,6 +13,7 @@ use rustix::mount::{MountFlags, UnmountFlags};
 use tracing::{debug, info};
 
 use super::Fuse;
+use super::device::{BadDevice, Origin};
 use super::mounter::Mounter;
 use crate::memory::Hierarchy;
 use crate::sandbox::Errand;
@@ -143,6 +144,9 @@ pub enum BadMountpoint {
         .0.display(), .0.display()
     )]
     Wedged(PathBuf),
+    /// What was inherited is no mount's device.
+    #[error("--fuse-fd: {0}")]
+    Device(#[from] BadDevice),
     /// The daemon would read through its own mount.
     #[error(
         "{} is inside {what} {} or the other way round; the mount would hide it or read itself",
@@ -207,6 +211,23 @@ pub fn prepare(path: &Path) -> Result<PathBuf, BadMountpoint> {
     Ok(resolved)
 }
 
+/// Returns the name of a mount that somebody else has mounted, absolute. It may not be seen from
+/// here, and is not touched: until we serve it, whoever looks at it waits.
+pub fn name_of_given(path: &Path, origin: &Origin) -> Result<PathBuf, BadMountpoint> {
+    origin.check()?;
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    if Origin::in_place_of_a_directory(&absolute).is_some() {
+        return Ok(absolute);
+    }
+    let (Some(parent), Some(name)) = (absolute.parent(), absolute.file_name()) else {
+        return Ok(absolute);
+    };
+    Ok(match parent.canonicalize() {
+        Ok(parent) => parent.join(name),
+        Err(_) => absolute,
+    })
+}
+
 /// Makes sure that none of `others` (each with what it is) is inside `mountpoint` or around it.
 /// `mountpoint` is absolute and without symbolic links.
 pub fn check_apart(
@@ -214,7 +235,11 @@ pub fn check_apart(
     what: &'static str,
     other: &Path,
 ) -> Result<(), BadMountpoint> {
-    let other = resolve_existing(other);
+    // By name first: what is mounted there already may not answer yet.
+    let other = match other.starts_with(mountpoint) {
+        true => other.to_owned(),
+        false => resolve_existing(other),
+    };
     if mountpoint.starts_with(&other) || other.starts_with(mountpoint) {
         return Err(BadMountpoint::Nested {
             path: mountpoint.to_owned(),
@@ -231,7 +256,10 @@ pub fn check_outside(
     what: &'static str,
     file: &Path,
 ) -> Result<(), BadMountpoint> {
-    let other = resolve_existing(file);
+    let other = match file.starts_with(mountpoint) {
+        true => file.to_owned(),
+        false => resolve_existing(file),
+    };
     if other.starts_with(mountpoint) {
         return Err(BadMountpoint::Nested {
             path: mountpoint.to_owned(),
@@ -288,6 +316,8 @@ pub struct MountSettings {
     pub allow_other: bool,
     /// Whether programs on it may not be run.
     pub noexec: bool,
+    /// Whether it is mounted here, or given by somebody who has.
+    pub origin: Origin,
 }
 
 /// Mounts `filesystem` through `mounter` and starts serving it, on threads of its own; `errand` is
@@ -301,7 +331,8 @@ pub fn mount(
     settings: &MountSettings,
 ) -> io::Result<(BackgroundSession, Option<OwnedFd>)> {
     let mut config = Config::default();
-    config.acl = if settings.allow_other {
+    // Who may enter a mount that is given was said, to the kernel, when it was mounted.
+    config.acl = if settings.allow_other || settings.origin.is_given() {
         SessionACL::All
     } else {
         SessionACL::Owner

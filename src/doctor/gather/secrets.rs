@@ -25,13 +25,16 @@ fn of_volume(volume: &Volume) -> Vec<Named> {
     for (index, layer) in volume.spec.layers.iter().enumerate() {
         let name = volume.layer_name(index);
         match serde_json::to_value(layer) {
-            Ok(value) => all.extend(secrets::of_layer(&name, &value)),
+            Ok(value) => all.extend(secrets::of_section(&name, &value)),
             // A volume with a secret in it cannot be written.
             Err(_) => all.push(Named {
                 field: name,
                 place: Place::Inline,
             }),
         }
+    }
+    if let Ok(value) = serde_json::to_value(&volume.spec.on_change) {
+        all.extend(secrets::of_section("onChange", &value));
     }
     let control = &volume.spec.control;
     for (field, file, is_secret) in [
