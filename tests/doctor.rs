@@ -403,3 +403,33 @@ fn few_open_files_and_little_memory() {
     look("1024", &[]).is("limits/open-files", "ok");
     look("1024", &["--memory", "1MiB"]).is("limits/memory", "fail");
 }
+
+#[test]
+fn the_reference_names_every_check() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let reference = std::fs::read_to_string(root.join("docs/DOCTOR.md")).unwrap();
+    let parts = [
+        "kernel", "fuse", "limits", "cache", "volume", "source", "mount",
+    ];
+    let mut checks = 0;
+    for file in std::fs::read_dir(root.join("src/doctor"))
+        .unwrap()
+        .flatten()
+    {
+        let Ok(text) = std::fs::read_to_string(file.path()) else {
+            continue;
+        };
+        let text = text.split("#[cfg(test)]").next().unwrap().to_owned();
+        for word in text.split('"') {
+            let is_check = word.split_once('/').is_some_and(|(part, what)| {
+                let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+                parts.contains(&part) && what.chars().all(plain)
+            });
+            if is_check {
+                checks += 1;
+                assert!(reference.contains(&format!("| `{word}` |")), "{word}");
+            }
+        }
+    }
+    assert!(checks >= 30, "{checks} checks");
+}
