@@ -36,6 +36,7 @@ fn every_command_has_help_with_examples() {
         &["status"],
         &["probe"],
         &["upgrade"],
+        &["doctor"],
         &["validate"],
         &["convert"],
         &["explain"],

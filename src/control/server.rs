@@ -146,10 +146,10 @@ pub async fn start(record: Record, view: &View, around: Around) -> std::io::Resu
             tracing::warn!(%error, "the control socket closed");
         }
     });
-    if let Some(Door { socket, token }) = around.door {
-        let listener = tcp::Bounded::new(socket)?;
+    if let Some(Door { socket, rules }) = around.door {
+        let listener = tcp::Bounded::new(socket, rules.tls.clone())?;
         let app = telling
-            .layer(from_fn_with_state(token, tcp::admit))
+            .layer(from_fn_with_state(rules, tcp::admit))
             .with_state(subject);
         serving.spawn(async move {
             if let Err(error) = axum::serve(listener, app).await {
