@@ -69,8 +69,22 @@ fn a_mount_of_the_host_comes_into_containers_and_comes_back_where_it_propagates(
     assert_eq!(podman.cat("private-after", "/data/v/hello"), hello());
     assert_eq!(podman.cat("at-it", "/data/hello"), hello());
 
+    // Unmounted, it is gone where it propagates; a copy of a container's own is served on.
+    let status = place.status();
+    let pid = status["mounts"][0]["pid"].as_i64().unwrap() as i32;
+    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    let unmounted = place.svol(["unmount", "--timeout", "1s", at.to_str().unwrap()]);
+    let said = text(&unmounted.stderr);
+    assert!(said.contains("its own copy of the mount"), "{said}");
+    let gone = podman.cat("slave-before", "/data/v/hello").unwrap_err();
+    assert!(gone.contains("No such file"), "{gone}");
+    assert_eq!(podman.cat("private-after", "/data/v/hello"), hello());
+
     // The daemon ends, and is started again.
-    place.ok(["unmount", at.to_str().unwrap()]);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    wait_until("the daemon's end", || {
+        place.status()["mounts"].as_array().unwrap().is_empty()
+    });
     start();
     assert_eq!(podman.cat("slave-before", "/data/v/hello"), hello());
     assert_eq!(podman.cat("slave-after", "/data/v/hello"), hello());
@@ -81,6 +95,7 @@ fn a_mount_of_the_host_comes_into_containers_and_comes_back_where_it_propagates(
         podman.ok(&["restart", "-t", "5", container]);
         assert_eq!(podman.cat(container, path), hello(), "{container}");
     }
+    podman.ok(&["rm", "-f", "-a", "-t", "5"]);
     place.ok(["unmount", at.to_str().unwrap()]);
 }
 
