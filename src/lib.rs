@@ -21,6 +21,7 @@ pub mod fuse;
 #[cfg(feature = "failpoints")]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod hook;
 pub mod logging;
 pub mod memory;
 pub mod namespace;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use tracing::warn;
 
-use super::{Error, prepare, sources};
+use super::{Error, hooks, prepare, sources};
 use crate::cli::MountSettings;
 use crate::control::registry;
 use crate::control::tcp::Door;
@@ -48,7 +48,7 @@ pub fn enclose<T: Send>(
         let at = listen.map(|at| at.to_string()).unwrap_or_default();
         Error::System(format!("cannot listen at {at}: {error}"))
     })?;
-    let mounter = Mounter::start(&mountpoint, &kernel)
+    let mounter = Mounter::start(&mountpoint, &kernel, hooks::program(&settings.on_change))
         .map_err(|e| Error::System(format!("cannot start the process that mounts: {e}")))?;
     // It has its own by now, and gives us the device when it is asked for it.
     kernel.origin.let_go();
@@ -86,6 +86,8 @@ fn needs(settings: &MountSettings) -> Result<Needs, Error> {
     if let Some(token) = &settings.listen_token_file {
         needs.read.extend(file_and_around(token));
     }
+    let mut on_change = settings.on_change.clone();
+    on_change.each_file(&mut |file| needs.read.extend(file_and_around(file)));
     for layer in &settings.view.volume.spec.layers {
         if let Some(directory) = sources::directory(&layer.source) {
             needs.others_files = true;

@@ -20,6 +20,7 @@ use crate::source::guard::{Bandwidth, GuardOptions, Guarded};
 use crate::vfs::{LayerPolicy, Owner, Vfs};
 
 mod enclose;
+mod hooks;
 mod scrub;
 mod serve;
 mod sources;

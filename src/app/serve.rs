@@ -9,7 +9,7 @@ use tokio::runtime::Handle as Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
-use super::{Enclosed, Error, View};
+use super::{Enclosed, Error, View, hooks};
 use crate::cli::MountSettings;
 use crate::config;
 use crate::control::registry::Registration;
@@ -17,6 +17,7 @@ use crate::control::server;
 use crate::fuse::mount;
 use crate::fuse::mounter::Mounter;
 use crate::fuse::{Fuse, Notifications, Passthrough, prune};
+use crate::hook::About;
 use crate::memory::{Budget, Ceiling};
 use crate::path::RelPath;
 use crate::source::Source;
@@ -85,7 +86,15 @@ pub fn serve(
     let inodes = budget.inode_count();
     prune::start(&view.vfs, inodes, device, session.notifier()).map_err(system)?;
     let registration = Registration::new(&mountpoint).map_err(system)?;
+    let about = About {
+        volume: view.name.clone(),
+        mountpoint: mountpoint.clone(),
+        generation: server::GENERATION,
+    };
+    let on_change = &settings.on_change;
+    let hooks = hooks::start(on_change, about, &view, &mounter, &notifications, runtime)?;
     let around = server::Around {
+        hooks,
         sandbox: report,
         passthrough,
         notifications,

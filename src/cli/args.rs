@@ -220,6 +220,10 @@ pub struct MountArgs {
     /// [variable: SVOL_LISTEN_TOKEN_FILE]
     #[arg(long, value_name = "FILE")]
     pub listen_token_file: Option<PathBuf>,
+    /// Run PROGRAM when files changed, with what changed as JSON on its standard input [variable:
+    /// SVOL_ON_CHANGE]
+    #[arg(long, value_name = "PROGRAM")]
+    pub on_change: Option<String>,
     /// Serve the mount of this open /dev/fuse, which was inherited; MOUNTPOINT is then its name only,
     /// and somebody else unmounts it [variable: SVOL_FUSE_FD]
     #[arg(long, value_name = "N")]

@@ -6,7 +6,7 @@ use crate::config::{Place, Problem};
 
 /// Our options that `-o` takes too, as their flags are called; with a `_` for a `-` they are the
 /// same.
-const OURS: [&str; 21] = [
+const OURS: [&str; 22] = [
     "allow-other",
     "bwlimit",
     "cache-dir",
@@ -19,6 +19,7 @@ const OURS: [&str; 21] = [
     "log-format",
     "memory",
     "no-sign-request",
+    "on-change",
     "passthrough",
     "profile",
     "refresh",

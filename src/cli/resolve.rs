@@ -72,9 +72,17 @@ pub fn resolve_mount(
                     file with a bearer token by --listen-token-file";
         merge.problem(Place::Argument(format!("--listen {at}")), what);
     }
+    let mut on_change = view
+        .as_ref()
+        .map(|view| view.volume.spec.on_change.clone())
+        .unwrap_or_default();
+    if let Some(program) = merge.program("on-change", args.on_change.clone()) {
+        on_change.command = vec![program];
+    }
     let origin = merge.origin(args, &mountpoint);
     let settings = (|| {
         Some(MountSettings {
+            on_change,
             origin,
             listen,
             listen_token_file,
@@ -230,6 +238,23 @@ impl<'a> Merge<'a> {
             return None;
         }
         Some(self.absolute(&path))
+    }
+
+    /// Returns a program, absolute unless it is a mere name, which is looked for in `PATH`.
+    fn program(&mut self, name: &str, flag: Option<String>) -> Option<String> {
+        let program = self.pick(name, flag)?;
+        if program.is_empty() {
+            self.problem(
+                Place::Argument(format!("--{name}")),
+                "the program has no name",
+            );
+            return None;
+        }
+        if !program.contains('/') {
+            return Some(program);
+        }
+        let absolute = self.absolute(Path::new(&program));
+        Some(absolute.to_string_lossy().into_owned())
     }
 
     /// Returns `path` from the working directory, without `.` but with `..`, which only the file

@@ -139,6 +139,11 @@ fn print(status: &Status, out: &mut dyn Write) -> std::io::Result<()> {
                 )?;
             }
         }
+        for hook in &mount.on_change {
+            if let Some(error) = &hook.last_error {
+                writeln!(out, "  ! the change hook {}: {error}", hook.target)?;
+            }
+        }
         for error in mount.path_errors.iter().take(ERRORS) {
             writeln!(
                 out,

@@ -92,6 +92,24 @@ fn about(page: &mut Page, mount: &Mount) {
     page.one("svol_passthrough_opens_total", COUNTER, help, opens);
     let help = "Paths that failed and have not worked since, of the last 256.";
     page.one("svol_failing_paths", GAUGE, help, mount.failing_paths);
+    hooks(page, mount);
+}
+
+/// Who was told of changes.
+fn hooks(page: &mut Page, mount: &Mount) {
+    if mount.on_change.is_empty() {
+        return;
+    }
+    const NAME: &str = "svol_change_hook_runs_total";
+    let help = "Times that the change hook ran, by what came of it.";
+    page.family(NAME, COUNTER, help);
+    for hook in &mount.on_change {
+        let done = hook.runs.saturating_sub(hook.failures);
+        for (result, runs) in [("done", done), ("failed", hook.failures)] {
+            let labels = [("hook", hook.kind.as_str()), ("result", result)];
+            page.sample(NAME, &labels, runs);
+        }
+    }
 }
 
 fn layers(page: &mut Page, layers: &[Layer]) {

@@ -30,6 +30,7 @@ use crate::entry::Timestamp;
 use crate::fetch::Fetcher;
 use crate::fuse::mounter::Mounter;
 use crate::fuse::{Notifications, Passthrough};
+use crate::hook::Hooks;
 use crate::memory::{Budget, Ceiling, INODE, resident};
 use crate::path::RelPath;
 use crate::sandbox;
@@ -41,7 +42,7 @@ use crate::vfs::{Trouble, Vfs};
 const PATHS: usize = 20;
 
 /// The generation of the volume that was mounted.
-const GENERATION: u64 = 1;
+pub const GENERATION: u64 = 1;
 
 /// What the control socket speaks of.
 struct Subject {
@@ -61,6 +62,7 @@ struct Subject {
     pulse: Pulse,
     waker: Waker,
     listen: Option<String>,
+    hooks: Option<Arc<Hooks>>,
     started: Instant,
 }
 
@@ -74,6 +76,8 @@ pub struct Around {
     pub notifications: Notifications,
     /// Asks the mount.
     pub mounter: Arc<Mounter>,
+    /// Who is told of changes.
+    pub hooks: Option<Arc<Hooks>>,
     /// Where to listen beside the socket.
     pub door: Option<Door>,
 }
@@ -90,7 +94,7 @@ pub async fn start(record: Record, view: &View, around: Around) -> std::io::Resu
     std::fs::set_permissions(&record.socket, std::fs::Permissions::from_mode(0o600))?;
     let address = around.door.as_ref().map(|door| door.socket.local_addr());
     let listen = address.transpose()?.map(|address| address.to_string());
-    let layers = view.vfs.namespace().layers();
+    let layers = view.vfs.namespace().active();
     let required = view.guards.iter().zip(layers).filter(|(_, l)| l.required);
     let subject = Arc::new(Subject {
         record,
@@ -109,6 +113,7 @@ pub async fn start(record: Record, view: &View, around: Around) -> std::io::Resu
         pulse: Pulse::new(&around.mounter),
         waker: Waker::new(required.map(|(guard, _)| guard.clone())),
         listen,
+        hooks: around.hooks,
         started: Instant::now(),
     });
     // What only tells; the rest is for whoever may open the socket.
@@ -268,7 +273,22 @@ impl Subject {
             failing_paths: troubles.len() as u64,
             path_errors: troubles.iter().take(PATHS).map(|t| self.told(t)).collect(),
             passthrough: self.passed(),
+            on_change: self.hooks(),
         }
+    }
+
+    fn hooks(&self) -> Vec<status::Hook> {
+        let tallies = self.hooks.iter().flat_map(|hooks| hooks.tallies());
+        tallies
+            .map(|(kind, target, tally)| status::Hook {
+                kind: kind.to_owned(),
+                target,
+                runs: tally.done + tally.failed,
+                failures: tally.failed,
+                last_success: tally.last_success,
+                last_error: tally.last_error,
+            })
+            .collect()
     }
 
     fn passed(&self) -> status::Passthrough {

@@ -67,6 +67,28 @@ pub struct Mount {
     /// Whether the kernel reads complete cached files itself.
     #[serde(default)]
     pub passthrough: Passthrough,
+    /// Who is told of changes, and how that went.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub on_change: Vec<Hook>,
+}
+
+/// A command or a web server that is told of changes.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Hook {
+    /// `command` or `webhook`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The program, or the server without the URL's path.
+    pub target: String,
+    /// How often it was told.
+    pub runs: u64,
+    /// How often that failed.
+    pub failures: u64,
+    /// When it last succeeded, as RFC 3339.
+    pub last_success: Option<String>,
+    /// When and why it last failed.
+    pub last_error: Option<String>,
 }
 
 /// A path's last failure.

@@ -34,6 +34,7 @@ pub mod probe;
 pub mod prune;
 mod replies;
 mod report;
+pub mod runner;
 
 pub use notify::{Notifications, Pending};
 pub use passthrough::{Passthrough, State as PassthroughState};
@@ -51,6 +52,9 @@ const MANY_INODES: usize = 65_536;
 
 /// The block size of `statfs`, and of attributes.
 const BLOCK: u32 = 4096;
+
+/// Set in the number of a request that the kernel sends once more, to a process that took over.
+const SENT_AGAIN: u64 = 1 << 63;
 
 /// For how long the kernel may keep a directory's attributes that it asked for by number.
 const DIR_ATTR: Duration = Duration::from_secs(1);
@@ -130,9 +134,38 @@ impl Fuse {
     }
 
     fn failed(&self, what: &'static str, ino: INodeNo, error: &vfs::Error) -> Errno {
-        self.reporter.failed(&self.vfs, what, ino.0, error);
-        errno::errno(error)
+        told(&self.reporter, &self.vfs, what, ino, error)
     }
+
+    /// Reads a directory. One that another process opened is listed first, which may have to wait.
+    fn with_dir(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        read: impl FnOnce(&Vfs, &Reporter, vfs::Result<()>) + Send + 'static,
+    ) {
+        if let Some(known) = self.vfs.reopen_dir_now(fh.0, ino.0) {
+            return read(&self.vfs, &self.reporter, known);
+        }
+        let (pid, vfs, reporter) = (req.pid(), self.vfs.clone(), self.reporter.clone());
+        self.runtime.spawn(async move {
+            let known = caller::unless_killed(pid, vfs.reopen_dir(fh.0, ino.0)).await;
+            read(&vfs, &reporter, known);
+        });
+    }
+}
+
+/// Reports a failure, and returns what the kernel calls it.
+fn told(
+    reporter: &Reporter,
+    vfs: &Vfs,
+    what: &'static str,
+    ino: INodeNo,
+    error: &vfs::Error,
+) -> Errno {
+    reporter.failed(vfs, what, ino.0, error);
+    errno::errno(error)
 }
 
 fn file_attr(attr: &Attr) -> FileAttr {
@@ -301,7 +334,13 @@ impl Filesystem for Fuse {
         // An inode is a version, so its pages are right for as long as the kernel keeps them; and
         // there is nothing to flush.
         let how = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH;
-        let caller = req.pid();
+        let caller = vfs::Caller {
+            thread: req.pid(),
+            request: req.unique().0 & !SENT_AGAIN,
+        };
+        if let Some(fh) = self.vfs.opened_before(caller.request, ino.0) {
+            return self.passthrough.repeat(ino.0, fh, reply, how);
+        }
         match self.vfs.open_now_for(ino.0, caller) {
             Some(Ok(fh)) => self.passthrough.answer(&self.vfs, ino.0, fh, reply, how),
             Some(Err(error)) => reply.error(self.failed("open", ino, &error)),
@@ -388,8 +427,9 @@ impl Filesystem for Fuse {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.vfs.release(fh.0);
-        self.passthrough.released(ino.0);
+        if self.vfs.release(fh.0) {
+            self.passthrough.released(&self.vfs, ino.0);
+        }
         reply.ok();
     }
 
@@ -420,38 +460,47 @@ impl Filesystem for Fuse {
 
     fn readdir(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let result = self.vfs.readdir(fh.0, ino.0, offset, false, |e| {
-            !reply.add(INodeNo(e.attr.ino), e.next, file_type(e.attr.kind), e.name)
+        self.with_dir(req, ino, fh, move |vfs, reporter, known| {
+            let result = known.and_then(|()| {
+                vfs.readdir(fh.0, ino.0, offset, false, |e| {
+                    !reply.add(INodeNo(e.attr.ino), e.next, file_type(e.attr.kind), e.name)
+                })
+            });
+            match result {
+                Ok(()) => reply.ok(),
+                Err(error) => reply.error(told(reporter, vfs, "readdir", ino, &error)),
+            }
         });
-        match result {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(self.failed("readdir", ino, &error)),
-        }
     }
 
     fn readdirplus(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let _under_way = self.replies.begin();
-        let result = self.vfs.readdir(fh.0, ino.0, offset, true, |e| {
-            let attr = file_attr(&e.attr);
-            !reply.add(attr.ino, e.next, e.name, &e.ttl, &attr, Generation(0))
+        let replies = self.replies.clone();
+        self.with_dir(req, ino, fh, move |vfs, reporter, known| {
+            let _under_way = replies.begin();
+            let result = known.and_then(|()| {
+                vfs.readdir(fh.0, ino.0, offset, true, |e| {
+                    let attr = file_attr(&e.attr);
+                    !reply.add(attr.ino, e.next, e.name, &e.ttl, &attr, Generation(0))
+                })
+            });
+            match result {
+                Ok(()) => reply.ok(),
+                Err(error) => reply.error(told(reporter, vfs, "readdir", ino, &error)),
+            }
         });
-        match result {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(self.failed("readdir", ino, &error)),
-        }
     }
 
     fn releasedir(

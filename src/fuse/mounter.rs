@@ -3,7 +3,7 @@
 //! The daemon gives up the right to mount, and the right to run fusermount3, before it reads a byte
 //! of a source; but it has to unmount at its end, and to tell the kernel which file to read itself.
 //! So a second process of this program is started first. It knows one mount point and what is to be
-//! mounted there, told once at its start, then obeys six orders, and ends with the daemon. It has
+//! mounted there, told once at its start, then obeys eight orders, and ends with the daemon. It has
 //! no secrets: its environment is `PATH` alone. It keeps no file of the mount open, so that the
 //! daemon's death is the mount's at once.
 
@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use super::device;
 use super::mount::{self, MountSettings};
 use super::probe::{self, Prober};
+use super::runner::{Program, Run, Runner};
 
 /// Set for the process that is the mounter; its standard input is the socket to the daemon.
 const ROLE: &str = "SVOL_MOUNTER";
@@ -46,6 +47,7 @@ enum Order {
     Begin {
         mountpoint: PathBuf,
         settings: MountSettings,
+        hook: Option<Program>,
     },
     Mount,
     RaiseReadAhead,
@@ -55,6 +57,10 @@ enum Order {
     CloseBacking(u32),
     /// Asks the mount whether it serves, or whether it has answered yet; with true, anew.
     Probe(bool),
+    /// Runs the program that `Begin` named, with variables; with its standard input and its output.
+    RunHook(Vec<(String, String)>),
+    /// Asks what became of it.
+    Hook,
     End,
 }
 
@@ -69,6 +75,8 @@ struct Answer {
     backing: Option<u32>,
     /// What the mount answered.
     probe: Option<probe::Answer>,
+    /// What became of the change hook's program.
+    run: Option<Run>,
 }
 
 /// The daemon's end of a mounter. The process ends when this is dropped, or when the daemon dies;
@@ -82,8 +90,13 @@ pub struct Mounter {
 }
 
 impl Mounter {
-    /// Starts a mounter for `mountpoint`, which is absolute.
-    pub fn start(mountpoint: &Path, settings: &MountSettings) -> io::Result<Mounter> {
+    /// Starts a mounter for `mountpoint`, which is absolute; `hook` is the only program that it may
+    /// run for us later.
+    pub fn start(
+        mountpoint: &Path,
+        settings: &MountSettings,
+        hook: Option<Program>,
+    ) -> io::Result<Mounter> {
         let (ours, theirs) = rustix::net::socketpair(
             AddressFamily::UNIX,
             SocketType::SEQPACKET,
@@ -104,6 +117,7 @@ impl Mounter {
         let begin = Order::Begin {
             mountpoint: mountpoint.to_owned(),
             settings: settings.clone(),
+            hook,
         };
         send(&ours, &begin, &[])?;
         Ok(Mounter {
@@ -149,6 +163,24 @@ impl Mounter {
                 .probe
                 .ok_or_else(|| io::ErrorKind::InvalidData.into())
         })
+    }
+
+    /// Starts the change hook's program with `variables`, `input` as its standard input, and
+    /// `output` for what it writes. Fails where the last run has not ended.
+    pub fn run_hook(
+        &self,
+        variables: Vec<(String, String)>,
+        input: BorrowedFd<'_>,
+        output: BorrowedFd<'_>,
+    ) -> io::Result<()> {
+        let order = Order::RunHook(variables);
+        self.ask(&order, &[input, output]).map(drop)
+    }
+
+    /// Returns what became of the change hook's program; ends it where its time is up.
+    pub fn hook(&self) -> io::Result<Run> {
+        let (answer, _) = self.ask(&Order::Hook, &[])?;
+        answer.run.ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
     /// Unmounts what was mounted: politely, then lazily.
@@ -208,6 +240,7 @@ pub fn run() -> io::Result<()> {
         Order::Begin {
             mountpoint,
             settings,
+            hook,
         },
         _,
     )) = receive(&socket)?
@@ -215,9 +248,10 @@ pub fn run() -> io::Result<()> {
         return Err(io::ErrorKind::InvalidInput.into());
     };
     let mut prober = Prober::new(&mountpoint);
+    let mut runner = Runner::new(hook);
     // Who gave us the device, if somebody did: our end is to be seen there.
     let mut giver = None;
-    while let Some((order, with)) = receive::<Order>(&socket)? {
+    while let Some((order, mut with)) = receive::<Order>(&socket)? {
         let mut answer = Answer::default();
         let mut device = None;
         let done = match (order, with.as_slice()) {
@@ -239,6 +273,11 @@ pub fn run() -> io::Result<()> {
             (Order::Probe(anew), []) => prober
                 .step(anew, PROBE, Stdio::null())
                 .map(|said| answer.probe = Some(said)),
+            (Order::RunHook(variables), [_, _]) => match (with.pop(), with.pop()) {
+                (Some(output), Some(input)) => runner.start(variables, input, output),
+                _ => Err(io::ErrorKind::InvalidInput.into()),
+            },
+            (Order::Hook, []) => runner.step().map(|run| answer.run = Some(run)),
             // What others have mounted is theirs to unmount.
             (Order::End, []) if settings.origin.is_given() => Ok(()),
             (Order::End, []) => mount::end(&mountpoint),
@@ -254,6 +293,7 @@ pub fn run() -> io::Result<()> {
         send(&socket, &answer, &files)?;
     }
     prober.give_up();
+    runner.give_up();
     Ok(())
 }
 
