@@ -285,6 +285,67 @@ fn manifests_are_what_kubernetes_knows() {
     assert!(!validate.status.success(), "{}", text(&validate.stdout));
 }
 
+#[test]
+fn a_pod_gets_a_volume_from_a_configmap_and_a_secret_as_documented() {
+    let readme = std::fs::read_to_string(Path::new(HERE).join("docs/deploy/README.md")).unwrap();
+    let part = readme
+        .split("### A volume from a ConfigMap")
+        .nth(1)
+        .unwrap();
+    let block = |kind: &str| {
+        let from = part.split(&format!("```{kind}\n")).nth(1).unwrap();
+        from.split("```").next().unwrap().to_owned()
+    };
+    let podman = Podman::new();
+    podman.build_svol();
+
+    // A server that asks for the password.
+    let web = podman.make("web");
+    std::fs::write(web.join("hello"), "hello").unwrap();
+    let rules = podman.dir().join("httpd.conf");
+    std::fs::write(&rules, "/:reader:hidden\n").unwrap();
+    let [port] = common::process::free_ports();
+    let mut server = Command::new(program("busybox"));
+    server.args(["httpd", "-f", "-p", &format!("127.0.0.1:{port}"), "-h"]);
+    server.arg(&web).arg("-c").arg(&rules);
+    let _server = common::process::Server::start(server, podman.make("server"));
+    wait_until("the web server", || common::process::listens(port));
+
+    let work = podman.make("work");
+    std::fs::write(work.join("password"), "hidden").unwrap();
+    let volume = format!(
+        "apiVersion: sharedvolume.io/v1\nkind: Volume\nmetadata: {{name: demo}}\nspec:\n  layers:\n\
+         {}- http:\n{}url: http://127.0.0.1:{port}/hello\n{}auth: {{basic: {{username: reader, \
+         password: {{fromFile: /secrets/password}}}}}}\n",
+        "    ", "        ", "        "
+    );
+    std::fs::write(work.join("volume.yaml"), volume).unwrap();
+    // The commands as they stand there, but to a file and not to a cluster.
+    let mut manifest = String::new();
+    for line in block("sh").lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        assert_eq!(words[0], "kubectl");
+        let mut command = kubectl(&words[1..]);
+        command.args(["--dry-run=client", "-o", "yaml"]);
+        manifest += &ok(command.current_dir(&work).output().unwrap());
+        manifest += "---\n";
+    }
+    manifest += "apiVersion: v1\nkind: Pod\nmetadata: {name: reader}\nspec:\n";
+    for line in block("yaml").lines() {
+        manifest += &format!("  {line}\n");
+    }
+    // The mount point is a directory of the image.
+    let file = podman.dir().join("pod.yaml");
+    std::fs::write(&file, &manifest).unwrap();
+    podman.ok(&["kube", "play", "--network", "host", file.to_str().unwrap()]);
+    let pid = podman.ok(&["inspect", "--format", "{{.State.Pid}}", "reader-svol"]);
+    let hello = PathBuf::from(format!("/proc/{pid}/root/volume/hello"));
+    wait_until("the volume", || {
+        std::fs::read(&hello).is_ok_and(|bytes| bytes == b"hello")
+    });
+    podman.ok(&["pod", "stop", "-t", "60", "reader"]);
+}
+
 /// Says which kinds of objects there are, as an API server does.
 struct Discovery {
     port: u16,
