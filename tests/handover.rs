@@ -13,6 +13,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use common::mount::{Place, is_mounted};
+use common::podman::install;
 use common::wait_until;
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
@@ -37,7 +38,7 @@ impl World {
         }
         std::fs::write(place.path("source/hello"), "hello").unwrap();
         // Where tests are built may be closed to others.
-        std::fs::copy(env!("CARGO_BIN_EXE_svol"), place.path("svol")).unwrap();
+        install(env!("CARGO_BIN_EXE_svol").as_ref(), &place.path("svol"));
         for dir in ["home", "socket"] {
             std::os::unix::fs::chown(place.path(dir), Some(65534), Some(65534)).unwrap();
         }

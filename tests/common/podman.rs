@@ -51,8 +51,8 @@ impl Podman {
             at = at.display(),
             podman = program("podman").display(),
         );
-        std::fs::write(at.join("podman"), script).unwrap();
-        std::fs::set_permissions(at.join("podman"), PermissionsExt::from_mode(0o755)).unwrap();
+        std::fs::write(at.join("script"), script).unwrap();
+        install(&at.join("script"), &at.join("podman"));
         podman.import_busybox();
         podman
     }
@@ -116,7 +116,7 @@ impl Podman {
     fn import_busybox(&self) {
         let bin = self.make("busybox/bin");
         let busybox = bin.join("busybox");
-        std::fs::copy(program("busybox"), &busybox).unwrap();
+        install(&program("busybox"), &busybox);
         let applets = Command::new(&busybox).arg("--list").output().unwrap();
         for applet in String::from_utf8(applets.stdout).unwrap().lines() {
             if applet != "busybox" {
@@ -146,4 +146,12 @@ impl Drop for Podman {
             }
         }
     }
+}
+
+/// Copies a program by another process: had this one the copy open for writing while another test
+/// starts a process, which has it open too for a moment, it could not be run ("text file busy").
+pub fn install(from: &Path, to: &Path) {
+    let mut install = Command::new("install");
+    install.args(["-m", "755"]).args([from, to]);
+    assert!(install.status().unwrap().success());
 }
