@@ -48,7 +48,7 @@ wait_for_service() {
     echo $((($(now) - began) / 1000000))
 }
 
-mkdir "$dir/net" "$dir/busybox"
+mkdir "$dir/net" "$dir/busybox" "$dir/busybox/tmp"
 # What is mounted in a container gets out of it only where the directory's mount is shared.
 mount --bind "$dir" "$dir"
 trap clean EXIT INT TERM
@@ -91,6 +91,9 @@ for kind in ${*:-sidecar unprivileged}; do
     echo "read by the application after $((($(now) - started) / 1000000)) ms, podman's part included"
     podman exec demo-app sh -c 'cd /data/v && grep . *'
     [ "$(podman exec demo-app cat /data/v/only)" = 'of the base alone' ] || fail "not merged"
+    # Which takes the password: without it there is nothing to be had.
+    ! podman exec demo-app wget -q -O - http://127.0.0.1:8080/base/hello 2>/dev/null ||
+        fail "the web server asks for no password"
     podman exec demo-svol /usr/bin/svol probe --ready /volume/v
     pid=$(podman inspect --format '{{.State.Pid}}' demo-svol)
     grep -E '^(Uid|CapEff|Seccomp|NoNewPrivs):' "/proc/$pid/status"

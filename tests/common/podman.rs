@@ -115,6 +115,7 @@ impl Podman {
 
     fn import_busybox(&self) {
         let bin = self.make("busybox/bin");
+        self.make("busybox/tmp");
         let busybox = bin.join("busybox");
         install(&program("busybox"), &busybox);
         let applets = Command::new(&busybox).arg("--list").output().unwrap();
