@@ -70,6 +70,8 @@ pub struct MountSettings {
     pub origin: Origin,
     /// Whether the daemon gives up what it does not need.
     pub sandbox: bool,
+    /// Whether a holder keeps the mount, so that the daemon can be followed by another.
+    pub takeover: bool,
     /// Logging.
     pub log: LogSettings,
 }

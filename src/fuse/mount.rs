@@ -12,9 +12,9 @@ use fuser::{BackgroundSession, Config, Session, SessionACL};
 use rustix::mount::{MountFlags, UnmountFlags};
 use tracing::{debug, info};
 
-use super::Fuse;
 use super::device::{BadDevice, Origin};
 use super::mounter::Mounter;
+use super::{Fuse, handshake};
 use crate::memory::Hierarchy;
 use crate::sandbox::Errand;
 
@@ -349,16 +349,9 @@ pub fn mount(
     errand: Errand,
     settings: &MountSettings,
 ) -> io::Result<(BackgroundSession, Option<OwnedFd>)> {
-    let mut config = Config::default();
-    // Who may enter a mount that is given was said, to the kernel, when it was mounted.
-    config.acl = if settings.allow_other || settings.origin.is_given() {
-        SessionACL::All
-    } else {
-        SessionACL::Owner
-    };
-    config.n_threads = Some(THREADS);
+    let config = config(settings);
     let acl = config.acl;
-    let device = mounter.mount()?;
+    let device = mounter.mount()?.device;
     let second = device.try_clone().ok();
     let session = errand
         .run(move || Session::from_fd(filesystem, device, acl, config))
@@ -371,8 +364,40 @@ pub fn mount(
     Ok((session?, second))
 }
 
+/// Prepares `filesystem` for the mount that the holder behind `mounter` has or makes, waits until it
+/// is this worker's turn, takes up by `inherit` what the one before left, and starts serving, as
+/// [`mount`] does. What the holder mounted stays, also after an error.
+pub fn take_over(
+    filesystem: Fuse,
+    mounter: &Mounter,
+    settings: &MountSettings,
+    inherit: impl FnOnce() -> io::Result<()>,
+) -> io::Result<(BackgroundSession, Option<OwnedFd>)> {
+    let config = config(settings);
+    let opened = mounter.mount()?;
+    let opening = opened.opening.ok_or(io::ErrorKind::InvalidData)?;
+    let second = opened.device.try_clone().ok();
+    let acl = config.acl;
+    let (session, reply) = handshake::begin(filesystem, &opened.device, &opening, acl, config)?;
+    mounter.prepared(reply)?;
+    inherit()?;
+    Ok((session.spawn()?, second))
+}
+
+fn config(settings: &MountSettings) -> Config {
+    let mut config = Config::default();
+    // Who may enter a mount that is given was said, to the kernel, when it was mounted.
+    config.acl = if settings.allow_other || settings.origin.is_given() {
+        SessionACL::All
+    } else {
+        SessionACL::Owner
+    };
+    config.n_threads = Some(THREADS);
+    config
+}
+
 /// Mounts, and returns the open /dev/fuse of the mount.
-pub(super) fn mount_device(mountpoint: &Path, settings: &MountSettings) -> io::Result<OwnedFd> {
+pub(crate) fn mount_device(mountpoint: &Path, settings: &MountSettings) -> io::Result<OwnedFd> {
     match mount_as_root(mountpoint, settings)? {
         Some(device) => Ok(device),
         None => super::mounter::through_fusermount(mountpoint, &options(settings)),
@@ -439,7 +464,7 @@ fn mount_as_root(mountpoint: &Path, settings: &MountSettings) -> io::Result<Opti
 }
 
 /// Raises the kernel's read-ahead for the mount, which only root may.
-pub(super) fn set_read_ahead(mountpoint: &Path) -> io::Result<()> {
+pub(crate) fn set_read_ahead(mountpoint: &Path) -> io::Result<()> {
     let all = mounts()?;
     let mount = all.iter().rev().find(|m| m.mountpoint == mountpoint);
     let device = &mount.ok_or(io::ErrorKind::NotFound)?.device;
@@ -482,7 +507,7 @@ fn fusermount(mountpoint: &Path, lazy: bool) -> io::Result<()> {
 }
 
 /// Unmounts for good, as at the end of the daemon: politely, then lazily.
-pub(super) fn end(mountpoint: &Path) -> io::Result<()> {
+pub(crate) fn end(mountpoint: &Path) -> io::Result<()> {
     match unmount(mountpoint, false).or_else(|_| unmount(mountpoint, true)) {
         // Somebody else was faster.
         Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => {
@@ -490,6 +515,13 @@ pub(super) fn end(mountpoint: &Path) -> io::Result<()> {
         }
         other => other,
     }
+}
+
+/// Returns the device number, as `major:minor`, of the uppermost of our mounts at `mountpoint`.
+pub(crate) fn device_at(mountpoint: &Path) -> io::Result<Option<String>> {
+    let all = mounts()?.into_iter().rev();
+    let mut here = all.filter(|m| m.mountpoint == mountpoint && m.fs_type == FS_TYPE);
+    Ok(here.next().map(|m| m.device))
 }
 
 /// Returns whether one of our mounts is at `mountpoint`.
