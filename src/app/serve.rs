@@ -208,7 +208,7 @@ pub fn prepare(settings: &MountSettings) -> Result<std::path::PathBuf, Error> {
     Ceiling::of_process(settings.view.memory.map(|size| size.0))?;
     let mountpoint = match settings.origin.is_given() {
         true => mount::name_of_given(&settings.mountpoint, &settings.origin)?,
-        false => mount::prepare(&settings.mountpoint)?,
+        false => mount::prepare(&settings.mountpoint, settings.mkdir)?,
     };
     check(settings, &mountpoint)?;
     Ok(mountpoint)

@@ -194,6 +194,9 @@ pub struct MountArgs {
     /// Stay in the foreground [variable: SVOL_FOREGROUND]
     #[arg(short, long)]
     pub foreground: bool,
+    /// Make the mount point if it is not there [variable: SVOL_MKDIR]
+    #[arg(long)]
+    pub mkdir: bool,
     /// Return only when each layer was reached once [variable: SVOL_WAIT]
     #[arg(long)]
     pub wait: bool,

@@ -126,6 +126,7 @@ pub fn resolve_mount_of(
             foreground: merge
                 .switch("foreground", set(args.foreground))
                 .unwrap_or(false),
+            mkdir: merge.switch("mkdir", set(args.mkdir)).unwrap_or(false),
             wait: merge.switch("wait", set(args.wait)).unwrap_or(false),
             sandbox: !merge
                 .switch("no-sandbox", set(args.no_sandbox))
