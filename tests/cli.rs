@@ -28,17 +28,19 @@ fn ends_with(code: i32, arguments: &[&str]) -> (String, String) {
 
 #[test]
 fn every_command_has_help_with_examples() {
-    let commands: [&[&str]; 23] = [
+    let commands: [&[&str]; 25] = [
         &[],
         &["mount"],
         &["unmount"],
         &["umount"],
         &["status"],
         &["probe"],
+        &["upgrade"],
         &["validate"],
         &["convert"],
         &["explain"],
         &["refresh"],
+        &["reload"],
         &["warm"],
         &["evict"],
         &["pin"],
@@ -51,6 +53,7 @@ fn every_command_has_help_with_examples() {
         &["cache", "stats"],
         &["cache", "verify"],
         &["cache", "gc"],
+        &["fuse-helper"],
         &["demo"],
     ];
     for command in commands {

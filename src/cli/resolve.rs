@@ -18,6 +18,7 @@ use crate::config::{
     CacheSize, ConfigError, HttpUrl, Label, Layer, Loaded, NameError, Note, Place, Problem, Source,
     Volume, load::DEFAULT_SECRETS_DIR, source_arg,
 };
+use crate::fuse::device::Origin;
 
 /// What a command logs where nobody says otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +35,17 @@ pub fn resolve_mount(
     log: &LogArgs,
     env: &Env,
 ) -> Result<MountSettings, ConfigError> {
+    resolve_mount_of(args, log, env, None)
+}
+
+/// As [`resolve_mount`], with `volume` in the volume file's place if it is given. That was made by
+/// one of these functions: its file names are absolute.
+pub fn resolve_mount_of(
+    args: &MountArgs,
+    log: &LogArgs,
+    env: &Env,
+    volume: Option<Volume>,
+) -> Result<MountSettings, ConfigError> {
     let mut problems = Vec::new();
     let options = MountOptions::parse(&args.options, &mut problems);
     let mut merge = Merge {
@@ -41,6 +53,7 @@ pub fn resolve_mount(
         options,
         problems,
         notes: Vec::new(),
+        instead: volume,
     };
 
     // clap sees to it that there is at least one.
@@ -71,8 +84,18 @@ pub fn resolve_mount(
                     file with a bearer token by --listen-token-file";
         merge.problem(Place::Argument(format!("--listen {at}")), what);
     }
+    let mut on_change = view
+        .as_ref()
+        .map(|view| view.volume.spec.on_change.clone())
+        .unwrap_or_default();
+    if let Some(program) = merge.program("on-change", args.on_change.clone()) {
+        on_change.command = vec![program];
+    }
+    let origin = merge.origin(args, &mountpoint);
     let settings = (|| {
         Some(MountSettings {
+            on_change,
+            origin,
             listen,
             listen_token_file,
             mountpoint,
@@ -92,6 +115,9 @@ pub fn resolve_mount(
             wait: merge.switch("wait", set(args.wait)).unwrap_or(false),
             sandbox: !merge
                 .switch("no-sandbox", set(args.no_sandbox))
+                .unwrap_or(false),
+            takeover: !merge
+                .switch("no-takeover", set(args.no_takeover))
                 .unwrap_or(false),
             view: view?,
             log,
@@ -143,6 +169,8 @@ struct Merge<'a> {
     options: MountOptions,
     problems: Vec<Problem>,
     notes: Vec<Note>,
+    /// What the volume file holds, where it is not to be read.
+    instead: Option<Volume>,
 }
 
 impl<'a> Merge<'a> {
@@ -152,6 +180,7 @@ impl<'a> Merge<'a> {
             options: MountOptions::default(),
             problems: Vec::new(),
             notes: Vec::new(),
+            instead: None,
         }
     }
 
@@ -228,6 +257,23 @@ impl<'a> Merge<'a> {
         Some(self.absolute(&path))
     }
 
+    /// Returns a program, absolute unless it is a mere name, which is looked for in `PATH`.
+    fn program(&mut self, name: &str, flag: Option<String>) -> Option<String> {
+        let program = self.pick(name, flag)?;
+        if program.is_empty() {
+            self.problem(
+                Place::Argument(format!("--{name}")),
+                "the program has no name",
+            );
+            return None;
+        }
+        if !program.contains('/') {
+            return Some(program);
+        }
+        let absolute = self.absolute(Path::new(&program));
+        Some(absolute.to_string_lossy().into_owned())
+    }
+
     /// Returns `path` from the working directory, without `.` but with `..`, which only the file
     /// system can resolve where symlinks are.
     fn absolute(&self, path: &Path) -> PathBuf {
@@ -249,6 +295,25 @@ impl<'a> Merge<'a> {
             );
         }
         self.absolute(Path::new(argument))
+    }
+
+    /// Returns whether we mount, or who gives us what is mounted.
+    fn origin(&mut self, args: &MountArgs, mountpoint: &Path) -> Origin {
+        let inherited = self
+            .pick("fuse-fd", args.fuse_fd)
+            .or_else(|| Origin::in_place_of_a_directory(mountpoint));
+        let socket = self.path("fuse-socket", args.fuse_socket.clone());
+        match (inherited, socket) {
+            (Some(_), Some(_)) => {
+                let what = "a descriptor and a socket together; give one of --fuse-fd and \
+                            --fuse-socket";
+                self.problem(Place::Argument("--fuse-socket".into()), what);
+                Origin::Mount
+            }
+            (Some(number), None) => Origin::Inherited(number),
+            (None, Some(socket)) => Origin::Socket(socket),
+            (None, None) => Origin::Mount,
+        }
     }
 
     fn view(
@@ -322,6 +387,9 @@ impl<'a> Merge<'a> {
             };
             let absolute = self.absolute(&file);
             let secrets = self.secrets_dir(args.secrets_dir.clone());
+            if let Some(volume) = self.instead.take() {
+                return (Some(volume), Some(absolute));
+            }
             return match Loaded::read(&absolute, &file, &secrets) {
                 Ok(loaded) => {
                     self.notes = loaded.notes;

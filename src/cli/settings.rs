@@ -4,7 +4,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use crate::config::{ByteRate, ByteSize, CacheSize, Note, Umask, Volume};
+use crate::config::{ByteRate, ByteSize, CacheSize, Note, OnChange, Umask, Volume};
+use crate::fuse::device::Origin;
 
 /// What every command that looks into a volume needs.
 #[derive(Debug, Clone, PartialEq)]
@@ -61,8 +62,14 @@ pub struct MountSettings {
     pub listen: Option<SocketAddr>,
     /// The file with the token that whoever asks there must have, absolute.
     pub listen_token_file: Option<PathBuf>,
+    /// Who is told when files changed.
+    pub on_change: OnChange,
+    /// Whether the mount is made here, or given by somebody who has made it.
+    pub origin: Origin,
     /// Whether the daemon gives up what it does not need.
     pub sandbox: bool,
+    /// Whether a holder keeps the mount, so that the daemon can be followed by another.
+    pub takeover: bool,
     /// Logging.
     pub log: LogSettings,
 }

@@ -14,6 +14,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
 use super::names::{GlobPattern, GraftPath, Label};
+use super::on_change::OnChange;
 use super::source::{
     AzureSource, FtpSource, GcsSource, GitSource, HttpSource, LocalSource, S3Source, SftpSource,
     Source, WebdavSource, is_false,
@@ -100,6 +101,9 @@ pub struct Spec {
     /// Where the mount tells how it is.
     #[serde(default, skip_serializing_if = "ControlSpec::is_empty")]
     pub control: ControlSpec,
+    /// Who is told when files changed.
+    #[serde(default, skip_serializing_if = "OnChange::is_empty")]
+    pub on_change: OnChange,
 }
 
 /// Where a mount tells how it is, beside its control socket.
@@ -430,6 +434,7 @@ impl Volume {
                 cache: CacheSpec::default(),
                 mount: MountSpec::default(),
                 control: ControlSpec::default(),
+                on_change: OnChange::default(),
             },
         }
     }
@@ -457,6 +462,7 @@ impl Volume {
         if let Some(file) = &mut self.spec.control.listen_token_file {
             *file = base.join(&*file);
         }
+        self.spec.on_change.resolve_paths(base);
     }
 
     /// Returns the JSON Schema of the document, draft 2020-12.

@@ -42,6 +42,11 @@ impl Door {
     /// Listens at `address`.
     pub fn open(address: SocketAddr, token: Option<PathBuf>) -> io::Result<Door> {
         let socket = std::net::TcpListener::bind(address)?;
+        Door::at(socket, token)
+    }
+
+    /// Returns one at a socket that listens already.
+    pub fn at(socket: std::net::TcpListener, token: Option<PathBuf>) -> io::Result<Door> {
         socket.set_nonblocking(true)?;
         Ok(Door { socket, token })
     }

@@ -17,7 +17,7 @@ use crate::path::{BadName, RelPath};
 #[cfg(feature = "azure")]
 pub mod azure;
 mod bucket;
-mod confidence;
+pub(crate) mod confidence;
 mod env;
 mod error;
 #[cfg(feature = "ftp")]
@@ -42,7 +42,7 @@ pub mod sftp;
 pub mod ssh;
 pub mod sweep;
 mod transport;
-mod wire;
+pub(crate) mod wire;
 
 pub use env::Env;
 pub use error::{Error, ErrorKind, Result};

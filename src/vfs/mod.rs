@@ -37,6 +37,7 @@ mod journal;
 mod node;
 mod open;
 mod opener;
+mod outdated;
 mod shards;
 mod stored;
 mod takeover;
@@ -506,7 +507,7 @@ impl Vfs {
     /// Returns the sizes of the volume.
     pub async fn size(&self) -> VolumeSize {
         let (mut used, mut files) = (0u64, 0u64);
-        for layer in self.namespace.layers() {
+        for layer in self.namespace.active() {
             let (bytes, count) = layer.catalogue.known_size().await;
             used = used.saturating_add(bytes);
             files = files.saturating_add(count);

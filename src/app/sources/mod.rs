@@ -87,7 +87,7 @@ fn left_out(kind: &str) -> source::Error {
     )
 }
 
-fn secret(reference: &SecretRef) -> Secret {
+pub(super) fn secret(reference: &SecretRef) -> Secret {
     let reference = reference.clone();
     Secret::from_fn(move || match reference.read() {
         Ok(secret) => Ok(secret.expose().to_owned()),
@@ -95,7 +95,7 @@ fn secret(reference: &SecretRef) -> Secret {
     })
 }
 
-fn tls(section: &Option<config::Tls>) -> TlsSettings {
+pub(super) fn tls(section: &Option<config::Tls>) -> TlsSettings {
     let Some(tls) = section else {
         return TlsSettings::default();
     };
@@ -108,7 +108,7 @@ fn tls(section: &Option<config::Tls>) -> TlsSettings {
     }
 }
 
-fn proxy(section: &Option<config::Proxy>) -> Option<ProxySettings> {
+pub(super) fn proxy(section: &Option<config::Proxy>) -> Option<ProxySettings> {
     let proxy = section.as_ref()?;
     Some(ProxySettings {
         url: proxy.url.as_url().clone(),
