@@ -349,8 +349,8 @@ async fn a_validator_that_a_reply_taught_is_known_to_the_next() {
     assert_eq!(got, bytes(1, 1000));
     let taught = old.handles.get(handle).unwrap().file.entry().clone();
     let (new, _) = world.start(&layers);
-    let left = new.inherited.get(handle).unwrap();
-    assert_eq!(left.entry, taught);
+    let left = new.handles.get(handle).unwrap();
+    assert_eq!(*left.file.entry(), taught);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -414,13 +414,7 @@ async fn a_compaction_loses_nothing_of_what_goes_on() {
     let (new, _) = world.start(&layers);
     assert_eq!(told(&new), told(&vfs));
     let mut open: Vec<u64> = vfs.handles.all().flatten().map(|(n, _)| n).collect();
-    let mut left: Vec<u64> = new
-        .inherited
-        .handles
-        .all()
-        .flatten()
-        .map(|(n, _)| n)
-        .collect();
+    let mut left: Vec<u64> = new.handles.all().flatten().map(|(n, _)| n).collect();
     (open.sort_unstable(), left.sort_unstable());
     assert_eq!(open, left);
     assert!(!open.is_empty());
