@@ -1,7 +1,7 @@
 # Shared Volume: `make help` says what there is.
 .DEFAULT_GOAL := help
 .PHONY: help setup check test bench bench-quick bench-micro demo fmt fmt-check lint doc install deny \
-    crash model soak stress load fuzz
+    crash model soak takeover stress load fuzz
 
 CARGO ?= cargo
 PREFIX ?= /usr/local
@@ -36,6 +36,12 @@ model: ## Compares the core with its model at length (CASES=1000 ORDERS=5000, SE
 	SHUTTLE_SEED=$(SEED) SHUTTLE_ITERATIONS=$(ORDERS) \
 	  $(CARGO) test -p svol-cache --features shuttle --test shuttle
 	PROTOCOL_CRASHES=1 $(CARGO) test -p svol-cache --test protocol -- --nocapture
+
+# How often the process that serves is killed and replaced.
+ROUNDS ?= 500
+
+takeover: setup ## Kills and replaces the process that serves under readers, ROUNDS (500) times.
+	SVOL_TAKEOVER_ROUNDS=$(ROUNDS) $(CARGO) test --features failpoints --test takeover -- --nocapture
 
 soak: setup ## Reads under all faults at once for SVOL_SOAK_SECONDS (600), compares every byte.
 	SVOL_SOAK_SECONDS=$${SVOL_SOAK_SECONDS:-600} $(CARGO) test --features failpoints --test soak -- --nocapture

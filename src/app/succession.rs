@@ -28,11 +28,13 @@ pub(super) fn listen(
 ) -> std::io::Result<oneshot::Receiver<()>> {
     let (tell, told) = oneshot::channel();
     let (cache, db, runtime) = (view.cache.clone(), view.db.clone(), runtime.clone());
+    let vfs = view.vfs.clone();
     let listening = move || match leash.hear() {
         Some(Tell::Leave(millis)) => {
             flush(&cache, &db, &runtime);
             mounter.leaving();
             let left = gate.close(Duration::from_millis(millis));
+            vfs.settle();
             info!(left, "another worker takes over");
             // At once, and without a destructor: what the kernel was told to keep is the next one's.
             // SAFETY: ends the process, whatever its other threads do.
