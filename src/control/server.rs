@@ -300,6 +300,7 @@ impl Subject {
         status::Reloads {
             applied,
             rejected,
+            changes: self.reloader.changes(),
             taken_up: rfc3339(self.reloader.taken_up()),
             taken_up_seconds: self.reloader.taken_up().0 as f64 / 1e9,
         }
