@@ -48,6 +48,7 @@ fn run(cli: &Cli) -> Result<ExitStatus, Failure> {
         Command::Status(_)
         | Command::Explain(_)
         | Command::Refresh(_)
+        | Command::Reload(_)
         | Command::Probe(_)
         | Command::Warm(_)
         | Command::Evict(_)
@@ -71,6 +72,7 @@ fn dispatch(cli: &Cli, out: &mut dyn Write, err: &mut dyn Write) -> Result<ExitS
         Command::Convert(args) => commands::convert::convert(args, out, err),
         Command::Probe(args) => commands::probe::probe(args, out, err),
         Command::Explain(args) => commands::status::explain(args, out, err),
+        Command::Reload(args) => commands::reload::reload(args, out, err),
         Command::Refresh(args) => commands::status::refresh(args, out, err),
         Command::Warm(args) => commands::act::warm(args, out, err),
         Command::Evict(args) => commands::act::evict(args, out, err),

@@ -40,6 +40,7 @@ fn every_command_has_help_with_examples() {
         &["convert"],
         &["explain"],
         &["refresh"],
+        &["reload"],
         &["warm"],
         &["evict"],
         &["pin"],

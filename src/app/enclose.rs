@@ -8,6 +8,7 @@ use tracing::warn;
 
 use super::{Error, hooks, prepare, sources};
 use crate::cli::MountSettings;
+use crate::config::Layer;
 use crate::control::registry;
 use crate::control::tcp::Door;
 use crate::fuse::mount::MountSettings as KernelSettings;
@@ -37,8 +38,11 @@ pub struct Enclosed {
 /// Checks the settings, starts the mounter unless `post` has one, enters the sandbox, and there calls
 /// `serve` on a thread of its own. Must be called while the process has one thread, since others
 /// would stay outside.
+///
+/// `retired` are layers of the volume before, for files of theirs that are open.
 pub fn enclose<T: Send>(
     settings: &MountSettings,
+    retired: &[Layer],
     post: Option<Post>,
     serve: impl FnOnce(Enclosed) -> T + Send,
 ) -> Result<T, Error> {
@@ -68,7 +72,7 @@ pub fn enclose<T: Send>(
         }
     };
     let inside = match settings.sandbox {
-        true => sandbox::enter(&needs(settings)?),
+        true => sandbox::enter(&needs(settings, retired)?),
         false => sandbox::stay_out(),
     };
     let ended = inside.settle(|report, errand| {
@@ -128,7 +132,7 @@ fn door(settings: &MountSettings) -> Result<Option<Door>, Error> {
 
 /// Returns what a mount needs of the file system. Makes the directories that it writes into, since
 /// only what is there can be allowed.
-fn needs(settings: &MountSettings) -> Result<Needs, Error> {
+fn needs(settings: &MountSettings, retired: &[Layer]) -> Result<Needs, Error> {
     let cache = &settings.view.cache.dir;
     let made = std::fs::DirBuilder::new()
         .recursive(true)
@@ -145,7 +149,11 @@ fn needs(settings: &MountSettings) -> Result<Needs, Error> {
     }
     let mut on_change = settings.on_change.clone();
     on_change.each_file(&mut |file| needs.read.extend(file_and_around(file)));
-    for layer in &settings.view.volume.spec.layers {
+    if let Some(file) = &settings.view.config_file {
+        // It is read again when it changes.
+        needs.read.extend(file_and_around(file));
+    }
+    for layer in settings.view.volume.spec.layers.iter().chain(retired) {
         if let Some(directory) = sources::directory(&layer.source) {
             needs.others_files = true;
             needs.read.push(directory.to_owned());

@@ -9,6 +9,7 @@ use tokio::runtime::Handle as Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
+use super::reload::{self, Legacy, Reloader, Resolve, Succession};
 use super::{Enclosed, Error, View, hooks, succession};
 use crate::cli::MountSettings;
 use crate::config;
@@ -34,7 +35,8 @@ const UMASK: u32 = 0o022;
 ///
 /// The caller's thread must not be one of the runtime's workers.
 pub fn serve(
-    settings: &MountSettings,
+    legacy: Legacy,
+    resolve: Resolve,
     enclosed: Enclosed,
     runtime: &Runtime,
     ready: impl FnOnce(),
@@ -48,13 +50,14 @@ pub fn serve(
         report,
         door,
     } = enclosed;
+    let settings = &legacy.settings;
     let system = |e: std::io::Error| Error::System(e.to_string());
     let owner = Owner {
         uid: settings.uid.unwrap_or(rustix::process::geteuid().as_raw()),
         gid: settings.gid.unwrap_or(rustix::process::getegid().as_raw()),
         umask: settings.umask.map_or(UMASK, |u| u32::from(u.bits())),
     };
-    let view = View::open(&settings.view, owner, runtime)?;
+    let view = View::open_after(&settings.view, &legacy.retired, owner, runtime)?;
     // Whoever follows another is not waited for by a user, but by readers.
     if settings.wait && bond.as_ref().is_none_or(|(hello, _)| hello.is_first) {
         runtime.block_on(reach_all(&view))?;
@@ -63,6 +66,7 @@ pub fn serve(
     let mut signals = runtime.block_on(async { Signals::new() }).map_err(system)?;
 
     let (notifications, pending) = Notifications::new();
+    let names_told = notifications.clone();
     let told = notifications.clone();
     view.vfs
         .namespace()
@@ -108,11 +112,19 @@ pub fn serve(
     let about = About {
         volume: view.name.clone(),
         mountpoint: mountpoint.clone(),
-        generation: server::GENERATION,
+        generation: legacy.generation(),
     };
     let on_change = &settings.on_change;
     let hooks = hooks::start(on_change, about, &view, &mounter, &notifications, runtime)?;
+    let successor = { bond.as_ref() }.map(|(hello, _)| succession::Successor::new(hello, &mounter));
+    let reloader = Arc::new(Reloader::new(
+        legacy.clone(),
+        &mountpoint,
+        resolve,
+        successor.map(|it| Arc::new(it) as Arc<dyn Succession>),
+    ));
     let around = server::Around {
+        reloader: reloader.clone(),
         hooks,
         sandbox: report,
         passthrough,
@@ -137,6 +149,14 @@ pub fn serve(
             Some(succession::listen(leash, mounter.clone(), gate, &view, runtime).map_err(system)?)
         }
     };
+    reloader.leave();
+    let (watching, vfs, is_new) = (reloader.clone(), view.vfs.clone(), legacy.is_new);
+    runtime.spawn(async move {
+        if is_new {
+            reload::tell_outdated(&vfs, &names_told).await;
+        }
+        watching.watch().await;
+    });
     ready();
 
     let (told, mut ended) = tokio::sync::oneshot::channel();
@@ -166,7 +186,7 @@ pub fn serve(
                 mounted.forget();
                 failed = Err(Error::System("the process that holds the mount is gone".into()));
             }
-            name = signals.next() => {
+            name = signals.next(|| reloader.ask()) => {
                 info!(signal = name, "ending");
                 drop(mounted);
                 // One that others have mounted stays, and with it the session.
@@ -286,13 +306,13 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) -> &'static str {
+    async fn next(&mut self, reload: impl Fn()) -> &'static str {
         loop {
             tokio::select! {
                 _ = self.term.recv() => return "SIGTERM",
                 _ = self.int.recv() => return "SIGINT",
-                // A terminal that closes must not take a mount with it.
-                _ = self.hup.recv() => info!("SIGHUP is ignored"),
+                // Of a terminal that closes too: it must not take a mount with it.
+                _ = self.hup.recv() => reload(),
             }
         }
     }

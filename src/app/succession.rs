@@ -1,6 +1,6 @@
 //! How a worker ends for another's sake: told by its holder, or without one.
 
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Weak, mpsc};
 use std::time::Duration;
 
 use tokio::runtime::Handle as Runtime;
@@ -8,10 +8,11 @@ use tokio::sync::oneshot;
 use tracing::{debug, error, info};
 
 use super::View;
+use super::reload::Succession;
 use crate::catalogue::Db;
 use crate::fuse::Gate;
 use crate::fuse::mounter::Mounter;
-use crate::holder::{Leash, ORPHANED, Tell};
+use crate::holder::{Baggage, Hello, History, Leash, ORPHANED, Tell};
 use svol_cache::Cache;
 
 /// How long writing down what is pending may take while this process still serves.
@@ -70,5 +71,41 @@ pub(super) async fn lost(holder: &mut Option<oneshot::Receiver<()>>) {
     match holder {
         Some(holder) => drop(holder.await),
         None => std::future::pending().await,
+    }
+}
+
+/// Asks the holder for a worker that takes this one's place.
+pub(super) struct Successor {
+    mounter: Weak<Mounter>,
+    baggage: Baggage,
+}
+
+impl Successor {
+    /// Returns one of the worker that was told `hello`.
+    pub(super) fn new(hello: &Hello, mounter: &Arc<Mounter>) -> Successor {
+        Successor {
+            mounter: Arc::downgrade(mounter),
+            baggage: hello.baggage(),
+        }
+    }
+
+    fn mounter(&self) -> std::io::Result<Arc<Mounter>> {
+        let ending = || std::io::Error::other("the mount is ending");
+        self.mounter.upgrade().ok_or_else(ending)
+    }
+}
+
+impl Succession for Successor {
+    fn leave(&self, text: &str) -> std::io::Result<()> {
+        self.baggage.leave(text)
+    }
+
+    fn replace(&self) -> std::io::Result<()> {
+        self.mounter()?.replace()
+    }
+
+    fn refused(&self) -> Option<(String, String)> {
+        let history: History = serde_json::from_str(&self.mounter().ok()?.history()?).ok()?;
+        history.refused.map(|refusal| (refusal.at, refusal.message))
     }
 }

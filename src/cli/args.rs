@@ -56,6 +56,8 @@ pub enum Command {
     Explain(ExplainArgs),
     /// Look for changes now
     Refresh(RefreshArgs),
+    /// Take up a changed volume file
+    Reload(ReloadArgs),
     /// Fetch files before anybody reads them
     Warm(WarmArgs),
     /// Remove what the cache has of files
@@ -382,6 +384,20 @@ pub struct RefreshArgs {
     /// The mounts, or directories in them
     #[arg(value_name = "PATH", required = true)]
     pub paths: Vec<PathBuf>,
+}
+
+/// `svol reload`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A changed file is noticed by itself within seconds; this does not wait, and says what came of it.
+Exit status: 0 taken up, or the file is what is served; 1 not taken up, it serves as before.
+
+Examples:
+  svol reload /mnt/v")]
+pub struct ReloadArgs {
+    /// The mounts
+    #[arg(value_name = "MOUNTPOINT", required = true)]
+    pub mountpoints: Vec<PathBuf>,
 }
 
 /// Which files a command acts on.

@@ -35,6 +35,17 @@ pub fn resolve_mount(
     log: &LogArgs,
     env: &Env,
 ) -> Result<MountSettings, ConfigError> {
+    resolve_mount_of(args, log, env, None)
+}
+
+/// As [`resolve_mount`], with `volume` in the volume file's place if it is given. That was made by
+/// one of these functions: its file names are absolute.
+pub fn resolve_mount_of(
+    args: &MountArgs,
+    log: &LogArgs,
+    env: &Env,
+    volume: Option<Volume>,
+) -> Result<MountSettings, ConfigError> {
     let mut problems = Vec::new();
     let options = MountOptions::parse(&args.options, &mut problems);
     let mut merge = Merge {
@@ -42,6 +53,7 @@ pub fn resolve_mount(
         options,
         problems,
         notes: Vec::new(),
+        instead: volume,
     };
 
     // clap sees to it that there is at least one.
@@ -157,6 +169,8 @@ struct Merge<'a> {
     options: MountOptions,
     problems: Vec<Problem>,
     notes: Vec<Note>,
+    /// What the volume file holds, where it is not to be read.
+    instead: Option<Volume>,
 }
 
 impl<'a> Merge<'a> {
@@ -166,6 +180,7 @@ impl<'a> Merge<'a> {
             options: MountOptions::default(),
             problems: Vec::new(),
             notes: Vec::new(),
+            instead: None,
         }
     }
 
@@ -372,6 +387,9 @@ impl<'a> Merge<'a> {
             };
             let absolute = self.absolute(&file);
             let secrets = self.secrets_dir(args.secrets_dir.clone());
+            if let Some(volume) = self.instead.take() {
+                return (Some(volume), Some(absolute));
+            }
             return match Loaded::read(&absolute, &file, &secrets) {
                 Ok(loaded) => {
                     self.notes = loaded.notes;

@@ -14,6 +14,7 @@ pub mod fuse_helper;
 pub mod look;
 pub mod mount;
 pub mod probe;
+pub mod reload;
 pub mod status;
 pub mod upgrade;
 

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::process::DumpableBehavior;
@@ -11,8 +12,9 @@ use tracing::warn;
 use super::{Failure, decisions, runtime};
 
 use crate::app;
+use crate::app::reload::{Legacy, Resolve};
 use crate::cli::args::{LogArgs, MountArgs, UnmountArgs};
-use crate::cli::{Env, ExitStatus, MountSettings, resolve_mount};
+use crate::cli::{Env, ExitStatus, resolve_mount, resolve_mount_of};
 use crate::control::registry;
 use crate::fuse::mount;
 use crate::holder::{self, Post};
@@ -37,6 +39,7 @@ pub fn mount(args: &MountArgs, log: &LogArgs) -> Result<ExitStatus, Failure> {
         return start_background();
     }
     let origin = std::env::current_dir()?;
+    let again = again(args, log)?;
     let mut log_file = None;
     if background {
         // Of its own session: no terminal's signals, and no directory kept busy.
@@ -58,7 +61,7 @@ pub fn mount(args: &MountArgs, log: &LogArgs) -> Result<ExitStatus, Failure> {
         }
     };
     if !settings.takeover {
-        serve(&settings, None, ready)?;
+        serve(Legacy::first(settings), again, None, ready)?;
         return Ok(ExitStatus::Done);
     }
     if settings.sandbox {
@@ -91,12 +94,14 @@ fn work(args: &MountArgs, log: &LogArgs) -> Result<ExitStatus, Failure> {
     let holder = post.mounter.clone();
     let background = std::env::var_os(BACKGROUND).is_some();
     let worked = (|| {
-        let settings = resolve_mount(args, log, &Env::of_process()?)?;
+        let again = again(args, log)?;
+        let left = post.hello.baggage().read()?;
+        let legacy = Legacy::after(left.as_deref(), &again)?;
         if background {
             std::env::set_current_dir("/")?;
         }
-        crate::logging::init(&settings.log).map_err(Failure::usage)?;
-        serve(&settings, Some(post), || {
+        crate::logging::init(&legacy.settings.log).map_err(Failure::usage)?;
+        serve(legacy, again, Some(post), || {
             if background {
                 app::let_go();
             }
@@ -113,15 +118,25 @@ fn work(args: &MountArgs, log: &LogArgs) -> Result<ExitStatus, Failure> {
     }
 }
 
+/// Returns what reads the settings of this very mount anew.
+fn again(args: &MountArgs, log: &LogArgs) -> Result<Resolve, Failure> {
+    let (args, log, env) = (args.clone(), log.clone(), Env::of_process()?);
+    Ok(Arc::new(move |volume| {
+        resolve_mount_of(&args, &log, &env, volume)
+    }))
+}
+
 fn serve(
-    settings: &MountSettings,
+    legacy: Legacy,
+    again: Resolve,
     post: Option<Post>,
     ready: impl FnOnce() + Send,
 ) -> Result<(), Failure> {
     // Before the first thread: the sandbox is a thread's and of those that it starts.
-    app::enclose(settings, post, |enclosed| {
+    let (settings, retired) = (legacy.settings.clone(), legacy.retired.clone());
+    app::enclose(&settings, &retired, post, |enclosed| {
         let runtime = runtime()?;
-        app::serve(settings, enclosed, runtime.handle(), ready)?;
+        app::serve(legacy, again, enclosed, runtime.handle(), ready)?;
         // What still waits for a source does not keep us.
         runtime.shutdown_timeout(Duration::from_secs(1));
         Ok(())

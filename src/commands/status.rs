@@ -165,6 +165,13 @@ fn print(status: &Status, out: &mut dyn Write) -> std::io::Result<()> {
                 )?;
             }
         }
+        for condition in mount.conditions.iter().filter(|c| c.status == "False") {
+            writeln!(
+                out,
+                "  ! the volume file is not what is served, since {}: {}",
+                condition.last_transition_time, condition.message
+            )?;
+        }
         for hook in &mount.on_change {
             if let Some(error) = &hook.last_error {
                 writeln!(out, "  ! the change hook {}: {error}", hook.target)?;

@@ -93,7 +93,28 @@ fn about(page: &mut Page, mount: &Mount) {
     page.one("svol_passthrough_opens_total", COUNTER, help, opens);
     let help = "Paths that failed and have not worked since, of the last 256.";
     page.one("svol_failing_paths", GAUGE, help, mount.failing_paths);
+    reloads(page, mount);
     hooks(page, mount);
+}
+
+/// How often the volume file was another one.
+fn reloads(page: &mut Page, mount: &Mount) {
+    let help = "The generation of the volume file that is served; 1 for the one that was mounted.";
+    page.one("svol_volume_generation", GAUGE, help, mount.generation);
+    let help = "Times that the volume file had changed, by what came of it.";
+    page.family("svol_reload_total", COUNTER, help);
+    for (result, times) in [
+        ("applied", mount.reloads.applied),
+        ("rejected", mount.reloads.rejected),
+    ] {
+        page.sample("svol_reload_total", &[("result", result)], times);
+    }
+    let help = "When the volume file that is served was taken up.";
+    let name = "svol_reload_last_success_timestamp_seconds";
+    page.one(name, GAUGE, help, mount.reloads.taken_up_seconds);
+    let help = "Whether the volume file as it is now is what is served.";
+    let accepted = mount.conditions.iter().all(|c| c.status == "True");
+    page.one("svol_volume_accepted", GAUGE, help, u8::from(accepted));
 }
 
 /// Who was told of changes.

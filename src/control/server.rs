@@ -25,6 +25,7 @@ use super::tcp::{self, Door};
 use super::{metrics, status};
 use crate::act;
 use crate::app::View;
+use crate::app::reload::{Answer as Reloaded, Reloader};
 use crate::catalogue::{Db, Memory, RefreshReport};
 use crate::entry::Timestamp;
 use crate::fetch::Fetcher;
@@ -41,9 +42,6 @@ use crate::vfs::{Trouble, Vfs};
 
 /// How many failing paths the status tells of: what a person reads.
 const PATHS: usize = 20;
-
-/// The generation of the volume that was mounted.
-pub const GENERATION: u64 = 1;
 
 /// What the control socket speaks of.
 struct Subject {
@@ -65,6 +63,7 @@ struct Subject {
     waker: Waker,
     listen: Option<String>,
     hooks: Option<Arc<Hooks>>,
+    reloader: Arc<Reloader>,
     started: Instant,
 }
 
@@ -78,6 +77,8 @@ pub struct Around {
     pub notifications: Notifications,
     /// Asks the mount.
     pub mounter: Arc<Mounter>,
+    /// Looks after the volume file.
+    pub reloader: Arc<Reloader>,
     /// Who is told of changes.
     pub hooks: Option<Arc<Hooks>>,
     /// Where to listen beside the socket.
@@ -121,6 +122,7 @@ pub async fn start(record: Record, view: &View, around: Around) -> std::io::Resu
         waker: Waker::new(required.map(|(guard, _)| guard.clone())),
         listen,
         hooks: around.hooks,
+        reloader: around.reloader,
         started: Instant::now(),
     });
     // What only tells; the rest is for whoever may open the socket.
@@ -132,6 +134,7 @@ pub async fn start(record: Record, view: &View, around: Around) -> std::io::Resu
     let app = telling
         .clone()
         .route("/refresh", post(refresh))
+        .route("/reload", post(reload))
         .route("/act", post(act).layer(DefaultBodyLimit::max(REQUEST)))
         .route("/explain", get(explain));
     #[cfg(feature = "failpoints")]
@@ -193,6 +196,11 @@ async fn refresh(
     // Whoever asked sees what was found.
     subject.notifications.told().await;
     Ok(Json(described(&report)))
+}
+
+/// Looks at the volume file, and has it taken up where it is another one.
+async fn reload(State(subject): State<Arc<Subject>>) -> Json<Reloaded> {
+    Json(subject.reloader.look().await)
 }
 
 /// Acts on the cache, and tells of it as it goes on: an event a line. Ends when the asker goes.
@@ -271,7 +279,7 @@ impl Subject {
             control_socket: self.record.socket.clone(),
             listen: self.listen.clone(),
             uptime_seconds: self.started.elapsed().as_secs_f64(),
-            generation: GENERATION,
+            generation: self.reloader.generation(),
             layers: self.layers(),
             cache: Some(cache),
             memory: Some(self.memory(self.cache.stats().memory_used, inodes as u64)),
@@ -282,6 +290,18 @@ impl Subject {
             path_errors: troubles.iter().take(PATHS).map(|t| self.told(t)).collect(),
             passthrough: self.passed(),
             on_change: self.hooks(),
+            conditions: self.reloader.condition().into_iter().collect(),
+            reloads: self.reloads(),
+        }
+    }
+
+    fn reloads(&self) -> status::Reloads {
+        let (applied, rejected) = self.reloader.counts();
+        status::Reloads {
+            applied,
+            rejected,
+            taken_up: rfc3339(self.reloader.taken_up()),
+            taken_up_seconds: self.reloader.taken_up().0 as f64 / 1e9,
         }
     }
 
@@ -379,7 +399,7 @@ impl Subject {
             reason: health.reason.to_owned(),
             message: health.message.clone(),
             last_transition_time: rfc3339(health.last_transition),
-            observed_generation: GENERATION,
+            observed_generation: self.reloader.generation(),
         };
         status::Layer {
             name: layer.name.clone(),

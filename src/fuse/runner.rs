@@ -74,6 +74,10 @@ impl Runner {
         if let Some(running) = &mut self.running
             && running.child.try_wait()?.is_none()
         {
+            // Whoever started it may have died, and nobody else looks at the time.
+            if running.since.elapsed() >= program.limit {
+                running.kill();
+            }
             return Err(io::Error::other("the last run has not ended yet"));
         }
         self.running = None;
