@@ -187,7 +187,6 @@ impl Holder {
             if self.has_served
                 && let Some(ready) = ready.take()
             {
-                self.registration.publish().map_err(Error::failed)?;
                 ready();
             }
         }
@@ -430,6 +429,11 @@ impl Holder {
             self.duty.set_hook((self.place.hook)());
         }
         self.history.resends = connection.resends();
+        if !self.has_served
+            && let Err(error) = self.registration.publish()
+        {
+            warn!(%error, "the mount is not registered: `svol status` does not show it");
+        }
         worker.stage = Stage::Beginning;
         worker.answer(&answer, &[]);
     }
