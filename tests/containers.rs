@@ -182,6 +182,8 @@ fn pods_of_both_kinds_are_played_and_leave_nothing() {
             "hello:of the patch",
             "only:of the base alone",
             "/volume/v: serves",
+            "the process that serves is killed, while a file is open",
+            "the sidecar is killed, and comes back",
             "back after",
             "nothing is left mounted",
         ] {

@@ -246,8 +246,9 @@ fn a_helper_mounts_and_a_server_without_privileges_serves() {
     // Killed, it leaves an error and never an empty directory; the next one serves again.
     signal(server, Signal::KILL);
     world.ends(server);
-    let gone = world.reads().unwrap_err();
-    assert!(gone.contains("not connected"), "{gone}");
+    wait_until("the end of the mount", || {
+        world.reads().is_err_and(|e| e.contains("not connected"))
+    });
     let server = world.start_server(&from);
     world.wait_for_service();
 

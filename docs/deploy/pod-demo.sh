@@ -1,6 +1,7 @@
 #!/bin/sh
 # Plays the pods of docs/deploy/kubernetes with podman, and shows what they do: the application reads
-# the merged volume, the sidecar is killed and comes back, the pod ends, nothing is left mounted.
+# the merged volume, who serves it and the whole sidecar are killed and come back, the pod ends,
+# nothing is left mounted.
 #
 #   pod-demo.sh BINARY [sidecar|unprivileged]...
 #
@@ -37,6 +38,9 @@ fail() {
 }
 
 now() { date +%s%N; }
+
+# What a process takes of the machine's memory, its part of what is shared included.
+pss() { awk '/^Pss:/ { print $2 }' "/proc/$1/smaps_rollup"; }
 
 # Waits up to a minute until the application reads the volume; prints how long that took, in ms.
 wait_for_service() {
@@ -97,10 +101,22 @@ for kind in ${*:-sidecar unprivileged}; do
     podman exec demo-svol /usr/bin/svol probe --ready /volume/v
     pid=$(podman inspect --format '{{.State.Pid}}' demo-svol)
     grep -E '^(Uid|CapEff|Seccomp|NoNewPrivs):' "/proc/$pid/status"
+    echo "memory of the sidecar: $(pss "$pid") KiB for the holder, $(pss "$(pgrep -o -P "$pid")") KiB" \
+        "for who serves"
     if [ "$kind" = unprivileged ]; then
         grep -q '^CapEff:.0000000000000000' "/proc/$pid/status" || fail "the sidecar has privileges"
         grep -q '^Uid:.65534' "/proc/$pid/status" || fail "the sidecar is not user 65534"
     fi
+
+    echo "== $kind: the process that serves is killed, while a file is open"
+    podman exec demo-app sh -c 'exec 3</data/v/only && touch /tmp/open &&
+        while [ -e /tmp/open ]; do sleep 0.1; done; cat <&3' >"$dir/read" 2>&1 &
+    reader=$!
+    until podman exec demo-app test -e /tmp/open; do sleep 0.05; done
+    kill -9 "$(pgrep -o -P "$pid")"
+    echo "back after $(wait_for_service) ms"
+    podman exec demo-app rm /tmp/open
+    wait "$reader" && grep 'of the base alone' "$dir/read" || fail "the open file: $(cat "$dir/read")"
 
     echo "== $kind: the sidecar is killed, and comes back"
     kill -9 "$pid"
