@@ -46,7 +46,7 @@ pub enum Command {
     Status(StatusArgs),
     /// Ask mounts, through the kernel, whether they serve
     Probe(ProbeArgs),
-    /// Find out what is wrong with this machine, a volume or a mount, and what to do about it
+    /// Find out what is wrong, and what to do about it
     Doctor(DoctorArgs),
     /// Check volume files without mounting them
     Validate(ValidateArgs),
