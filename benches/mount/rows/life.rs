@@ -120,10 +120,8 @@ pub fn idle(world: &World, settings: &Settings) -> Vec<Row> {
         })
     };
     let runners = mounts::all(settings).into_iter().map(runner).collect();
-    let settings = Settings {
-        turns: 1,
-        ..settings.clone()
-    };
+    let mut once = settings.clone();
+    once.turns = 1;
     vec![Row {
         id: "idle".into(),
         title: format!(
@@ -137,6 +135,6 @@ pub fn idle(world: &World, settings: &Settings) -> Vec<Row> {
                 .into(),
         work: Work::Once,
         goals: vec![Goal::BestPeer(1.0)],
-        contestants: take_turns(&settings, runners).remove(0),
+        contestants: take_turns(&once, runners).remove(0),
     }]
 }
