@@ -48,13 +48,15 @@ fn run(cli: &Cli) -> Result<ExitStatus, Failure> {
         Command::Status(_)
         | Command::Explain(_)
         | Command::Refresh(_)
+        | Command::Reload(_)
         | Command::Probe(_)
         | Command::Doctor(_)
         | Command::Warm(_)
         | Command::Evict(_)
         | Command::Pin(_)
         | Command::Unpin(_)
-        | Command::Stats(_) => dispatch(cli, &mut Lines(&mut out), &mut err)?,
+        | Command::Stats(_)
+        | Command::Upgrade(_) => dispatch(cli, &mut Lines(&mut out), &mut err)?,
         _ => dispatch(cli, &mut out, &mut err)?,
     };
     out.flush()?;
@@ -65,12 +67,14 @@ fn dispatch(cli: &Cli, out: &mut dyn Write, err: &mut dyn Write) -> Result<ExitS
     match &cli.command {
         Command::Mount(args) => commands::mount::mount(args, &cli.log),
         Command::Unmount(args) => commands::mount::unmount(args, err),
+        Command::Upgrade(args) => commands::upgrade::upgrade(args, out, err),
         Command::Status(args) => commands::status::status(args, out, err),
         Command::Validate(args) => Ok(offline::validate(args, &Env::of_process()?, out, err)?),
         Command::Convert(args) => commands::convert::convert(args, out, err),
         Command::Probe(args) => commands::probe::probe(args, out, err),
         Command::Doctor(args) => commands::doctor::doctor(args, out),
         Command::Explain(args) => commands::status::explain(args, out, err),
+        Command::Reload(args) => commands::reload::reload(args, out, err),
         Command::Refresh(args) => commands::status::refresh(args, out, err),
         Command::Warm(args) => commands::act::warm(args, out, err),
         Command::Evict(args) => commands::act::evict(args, out, err),

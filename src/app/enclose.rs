@@ -1,6 +1,5 @@
 //! From settings to the sandbox: what this mount needs, and nothing else.
 
-use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,11 +8,14 @@ use tracing::warn;
 
 use super::{Error, hooks, prepare, sources};
 use crate::cli::MountSettings;
+use crate::config::Layer;
 use crate::control::registry;
 use crate::control::tcp::{Door, Rules};
 use crate::control::tls::Tls;
 use crate::fuse::mount::MountSettings as KernelSettings;
 use crate::fuse::mounter::Mounter;
+use crate::fuse::runner::Program;
+use crate::holder::{Hello, Leash, Place, Post};
 use crate::sandbox::{self, Errand, Needs, Report};
 
 /// Directories of which root is given a file alone, never all: they hold others' secrets.
@@ -25,35 +27,53 @@ pub struct Enclosed {
     /// The mount point, absolute and without symbolic links.
     pub(super) mountpoint: PathBuf,
     pub(super) kernel: KernelSettings,
-    pub(super) mounter: Mounter,
+    pub(super) mounter: Arc<Mounter>,
+    /// What binds it to its holder, where it has one.
+    pub(super) bond: Option<(Hello, Leash)>,
     pub(super) errand: Errand,
     pub(super) report: Report,
     /// Where the control endpoint listens on TCP: bound here, since the sandbox lets nobody listen.
     pub(super) door: Option<Door>,
 }
 
-/// Checks the settings, starts the mounter, enters the sandbox, and there calls `serve` on a thread
-/// of its own. Must be called while the process has one thread, since others would stay outside.
+/// Checks the settings, starts the mounter unless `post` has one, enters the sandbox, and there calls
+/// `serve` on a thread of its own. Must be called while the process has one thread, since others
+/// would stay outside.
+///
+/// `retired` are layers of the volume before, for files of theirs that are open.
 pub fn enclose<T: Send>(
     settings: &MountSettings,
+    retired: &[Layer],
+    post: Option<Post>,
     serve: impl FnOnce(Enclosed) -> T + Send,
 ) -> Result<T, Error> {
-    let mountpoint = prepare(settings)?;
-    let kernel = KernelSettings {
-        name: format!("svol:{}", settings.view.volume.metadata.name),
-        allow_other: settings.allow_other,
-        noexec: settings.noexec,
-        origin: settings.origin.clone(),
+    let kernel = kernel(settings);
+    let (mountpoint, door, mounter, bond) = match post {
+        None => {
+            let mountpoint = prepare(settings)?;
+            let door = door(settings)?;
+            let mounter = Mounter::start(&mountpoint, &kernel, hooks::program(&settings.on_change))
+                .map_err(|e| Error::System(format!("cannot start the process that mounts: {e}")))?;
+            // It has its own by now, and gives us the device when it is asked for it.
+            kernel.origin.let_go();
+            (mountpoint, door, Arc::new(mounter), None)
+        }
+        Some(post) => {
+            let mountpoint = post.hello.mountpoint.clone();
+            super::serve::check(settings, &mountpoint)?;
+            let rules = rules(settings).map_err(|e| Error::System(e.to_string()))?;
+            let door = post.listener.map(|socket| Door::at(socket, rules));
+            let door = door.transpose().map_err(|e| Error::System(e.to_string()))?;
+            (
+                mountpoint,
+                door,
+                post.mounter,
+                Some((post.hello, post.leash)),
+            )
+        }
     };
-    let door = { settings.listen }
-        .map(|at| open_door(at, settings))
-        .transpose()?;
-    let mounter = Mounter::start(&mountpoint, &kernel, hooks::program(&settings.on_change))
-        .map_err(|e| Error::System(format!("cannot start the process that mounts: {e}")))?;
-    // It has its own by now, and gives us the device when it is asked for it.
-    kernel.origin.let_go();
     let inside = match settings.sandbox {
-        true => sandbox::enter(&needs(settings)?),
+        true => sandbox::enter(&needs(settings, retired)?),
         false => sandbox::stay_out(),
     };
     let ended = inside.settle(|report, errand| {
@@ -61,6 +81,7 @@ pub fn enclose<T: Send>(
             mountpoint,
             kernel,
             mounter,
+            bond,
             errand,
             report,
             door,
@@ -69,20 +90,60 @@ pub fn enclose<T: Send>(
     ended.map_err(|e| Error::System(e.to_string()))
 }
 
-/// Listens for who asks over TCP. The files of TLS are read before, so that a wrong one is said now.
-fn open_door(at: SocketAddr, settings: &MountSettings) -> Result<Door, Error> {
-    let failed = |error: std::io::Error| Error::System(format!("cannot listen at {at}: {error}"));
-    let tls = settings.listen_tls.clone().map(Tls::open);
-    let rules = Rules {
-        token: settings.listen_token_file.clone(),
-        tls: tls.transpose().map_err(failed)?.map(Arc::new),
+/// Returns the program that the change hook runs, if the volume names one.
+pub fn hook(settings: &MountSettings) -> Option<Program> {
+    hooks::program(&settings.on_change)
+}
+
+/// Checks the settings, and returns what a holder needs to know of them. `origin` is the directory
+/// that the command line was given in; `hook` finds out again which program is the change hook's.
+pub fn place(
+    settings: &MountSettings,
+    origin: PathBuf,
+    log_file: Option<PathBuf>,
+    hook: impl Fn() -> Option<Program> + 'static,
+) -> Result<Place, Error> {
+    Ok(Place {
+        mountpoint: prepare(settings)?,
+        kernel: kernel(settings),
+        door: door(settings)?,
+        origin,
+        log_file,
+        hook: Box::new(hook),
+    })
+}
+
+fn kernel(settings: &MountSettings) -> KernelSettings {
+    KernelSettings {
+        name: format!("svol:{}", settings.view.volume.metadata.name),
+        allow_other: settings.allow_other,
+        noexec: settings.noexec,
+        origin: settings.origin.clone(),
+    }
+}
+
+fn door(settings: &MountSettings) -> Result<Option<Door>, Error> {
+    let Some(at) = settings.listen else {
+        return Ok(None);
     };
-    Door::open(at, rules).map_err(failed)
+    rules(settings)
+        .and_then(|rules| Door::open(at, rules))
+        .map(Some)
+        .map_err(|error| Error::System(format!("cannot listen at {at}: {error}")))
+}
+
+/// Returns who may ask over TCP. The files of TLS are read, so that a wrong one is said now.
+fn rules(settings: &MountSettings) -> std::io::Result<Rules> {
+    let tls = settings.listen_tls.clone().map(Tls::open);
+    Ok(Rules {
+        token: settings.listen_token_file.clone(),
+        tls: tls.transpose()?.map(Arc::new),
+    })
 }
 
 /// Returns what a mount needs of the file system. Makes the directories that it writes into, since
 /// only what is there can be allowed.
-fn needs(settings: &MountSettings) -> Result<Needs, Error> {
+fn needs(settings: &MountSettings, retired: &[Layer]) -> Result<Needs, Error> {
     let cache = &settings.view.cache.dir;
     let made = std::fs::DirBuilder::new()
         .recursive(true)
@@ -104,7 +165,11 @@ fn needs(settings: &MountSettings) -> Result<Needs, Error> {
     }
     let mut on_change = settings.on_change.clone();
     on_change.each_file(&mut |file| needs.read.extend(file_and_around(file)));
-    for layer in &settings.view.volume.spec.layers {
+    if let Some(file) = &settings.view.config_file {
+        // It is read again when it changes.
+        needs.read.extend(file_and_around(file));
+    }
+    for layer in settings.view.volume.spec.layers.iter().chain(retired) {
         if let Some(directory) = sources::directory(&layer.source) {
             needs.others_files = true;
             needs.read.push(directory.to_owned());

@@ -46,6 +46,8 @@ pub enum Command {
     Status(StatusArgs),
     /// Ask mounts, through the kernel, whether they serve
     Probe(ProbeArgs),
+    /// Have this program serve mounts that another release serves, without unmounting them
+    Upgrade(UpgradeArgs),
     /// Find out what is wrong, and what to do about it
     Doctor(DoctorArgs),
     /// Check volume files without mounting them
@@ -56,6 +58,8 @@ pub enum Command {
     Explain(ExplainArgs),
     /// Look for changes now
     Refresh(RefreshArgs),
+    /// Take up a changed volume file
+    Reload(ReloadArgs),
     /// Fetch files before anybody reads them
     Warm(WarmArgs),
     /// Remove what the cache has of files
@@ -171,7 +175,7 @@ Sources:
 }
 
 /// `svol mount`.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(
     override_usage = "svol mount [OPTIONS] SOURCE[=/path]... MOUNTPOINT\n       \
                       svol mount [OPTIONS] -c FILE MOUNTPOINT"
@@ -190,6 +194,9 @@ pub struct MountArgs {
     /// Stay in the foreground [variable: SVOL_FOREGROUND]
     #[arg(short, long)]
     pub foreground: bool,
+    /// Make the mount point if it is not there [variable: SVOL_MKDIR]
+    #[arg(long)]
+    pub mkdir: bool,
     /// Return only when each layer was reached once [variable: SVOL_WAIT]
     #[arg(long)]
     pub wait: bool,
@@ -245,6 +252,10 @@ pub struct MountArgs {
     /// Keep all privileges and core dumps, to look for a fault [variable: SVOL_NO_SANDBOX]
     #[arg(long)]
     pub no_sandbox: bool,
+    /// Serve from one process, whose end is the mount's: no other follows one that died, and none can
+    /// take over [variable: SVOL_NO_TAKEOVER]
+    #[arg(long)]
+    pub no_takeover: bool,
     /// Mount options as mount(8) writes them: ro, noexec, allow_other, uid=N, gid=N, umask=N and
     /// the long options above; weaker than an option of its own
     #[arg(short = 'o', value_name = "OPTIONS")]
@@ -300,6 +311,26 @@ pub struct ProbeArgs {
     /// How long a mount may take
     #[arg(long, value_name = "DURATION", default_value = "2s")]
     pub timeout: HumanDuration,
+    /// The mounts
+    #[arg(value_name = "MOUNTPOINT", required = true)]
+    pub mountpoints: Vec<PathBuf>,
+}
+
+/// `svol upgrade`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The new program reads the settings anew, prepares beside the old one, and takes over with files open
+and readers waiting; where it cannot, the old one goes on. Takes Linux 6.9.
+
+Examples:
+  svol upgrade /mnt/v
+  svol upgrade --binary /opt/svol-next/svol /mnt/v /mnt/w
+
+Exit status: 0 if it serves all of them, 1 if none, 3 if some.")]
+pub struct UpgradeArgs {
+    /// Another program than the one that runs this command
+    #[arg(long, value_name = "PATH")]
+    pub binary: Option<PathBuf>,
     /// The mounts
     #[arg(value_name = "MOUNTPOINT", required = true)]
     pub mountpoints: Vec<PathBuf>,
@@ -396,6 +427,20 @@ pub struct RefreshArgs {
     /// The mounts, or directories in them
     #[arg(value_name = "PATH", required = true)]
     pub paths: Vec<PathBuf>,
+}
+
+/// `svol reload`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A changed file is noticed by itself within seconds; this does not wait, and says what came of it.
+Exit status: 0 taken up, or the file is what is served; 1 not taken up, it serves as before.
+
+Examples:
+  svol reload /mnt/v")]
+pub struct ReloadArgs {
+    /// The mounts
+    #[arg(value_name = "MOUNTPOINT", required = true)]
+    pub mountpoints: Vec<PathBuf>,
 }
 
 /// Which files a command acts on.

@@ -35,7 +35,13 @@ const OURS: [&str; 25] = [
 ];
 
 /// Options that stand without a value and then mean `true`.
-const SWITCHES: [&str; 4] = ["allow-other", "no-sign-request", "passthrough", "wait"];
+const SWITCHES: [&str; 5] = [
+    "allow-other",
+    "no-sign-request",
+    "no-takeover",
+    "passthrough",
+    "wait",
+];
 
 /// Options that say what is so anyway, or what is for mount(8), fstab and systemd alone.
 const NO_EFFECT: [&str; 23] = [
@@ -129,7 +135,7 @@ impl MountOptions {
             }
             (Some(_), None) => Err(format!("{name} needs a value; write {name}=VALUE")),
             (None, _) => Err(format!(
-                "unknown mount option `{name}`; known here: ro, noexec, wait, {}, and those that \
+                "unknown mount option `{name}`; known here: ro, noexec, no_takeover, wait, {}, and those that \
                  mount(8) and fstab handle themselves",
                 OURS.map(|known| known.replace('-', "_")).join(", ")
             )),

@@ -37,6 +37,17 @@ pub fn resolve_mount(
     log: &LogArgs,
     env: &Env,
 ) -> Result<MountSettings, ConfigError> {
+    resolve_mount_of(args, log, env, None)
+}
+
+/// As [`resolve_mount`], with `volume` in the volume file's place if it is given. That was made by
+/// one of these functions: its file names are absolute.
+pub fn resolve_mount_of(
+    args: &MountArgs,
+    log: &LogArgs,
+    env: &Env,
+    volume: Option<Volume>,
+) -> Result<MountSettings, ConfigError> {
     let mut problems = Vec::new();
     let options = MountOptions::parse(&args.options, &mut problems);
     let mut merge = Merge {
@@ -44,6 +55,7 @@ pub fn resolve_mount(
         options,
         problems,
         notes: Vec::new(),
+        instead: volume,
     };
 
     // clap sees to it that there is at least one.
@@ -114,9 +126,13 @@ pub fn resolve_mount(
             foreground: merge
                 .switch("foreground", set(args.foreground))
                 .unwrap_or(false),
+            mkdir: merge.switch("mkdir", set(args.mkdir)).unwrap_or(false),
             wait: merge.switch("wait", set(args.wait)).unwrap_or(false),
             sandbox: !merge
                 .switch("no-sandbox", set(args.no_sandbox))
+                .unwrap_or(false),
+            takeover: !merge
+                .switch("no-takeover", set(args.no_takeover))
                 .unwrap_or(false),
             view: view?,
             log,
@@ -168,6 +184,8 @@ struct Merge<'a> {
     options: MountOptions,
     problems: Vec<Problem>,
     notes: Vec<Note>,
+    /// What the volume file holds, where it is not to be read.
+    instead: Option<Volume>,
 }
 
 impl<'a> Merge<'a> {
@@ -177,6 +195,7 @@ impl<'a> Merge<'a> {
             options: MountOptions::default(),
             problems: Vec::new(),
             notes: Vec::new(),
+            instead: None,
         }
     }
 
@@ -413,6 +432,9 @@ impl<'a> Merge<'a> {
             };
             let absolute = self.absolute(&file);
             let secrets = self.secrets_dir(args.secrets_dir.clone());
+            if let Some(volume) = self.instead.take() {
+                return (Some(volume), Some(absolute));
+            }
             return match Loaded::read(&absolute, &file, &secrets) {
                 Ok(loaded) => {
                     self.notes = loaded.notes;

@@ -56,6 +56,8 @@ pub struct MountSettings {
     pub passthrough: bool,
     /// Whether the process stays in the foreground.
     pub foreground: bool,
+    /// Whether the mount point is made where it is not there.
+    pub mkdir: bool,
     /// Whether to wait until every layer was reached once before saying that the mount serves.
     pub wait: bool,
     /// The TCP address at which figures and health are told beside the control socket.
@@ -70,6 +72,8 @@ pub struct MountSettings {
     pub origin: Origin,
     /// Whether the daemon gives up what it does not need.
     pub sandbox: bool,
+    /// Whether a holder keeps the mount, so that the daemon can be followed by another.
+    pub takeover: bool,
     /// Logging.
     pub log: LogSettings,
 }

@@ -54,6 +54,11 @@ impl Door {
     /// Listens at `address`.
     pub fn open(address: SocketAddr, rules: Rules) -> io::Result<Door> {
         let socket = std::net::TcpListener::bind(address)?;
+        Door::at(socket, rules)
+    }
+
+    /// Returns one at a socket that listens already.
+    pub fn at(socket: std::net::TcpListener, rules: Rules) -> io::Result<Door> {
         socket.set_nonblocking(true)?;
         Ok(Door { socket, rules })
     }

@@ -12,7 +12,7 @@
 //! we serve, and from its end when we do no longer; others may close it.
 
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ use rustix::io::FdFlags;
 use serde::{Deserialize, Serialize};
 
 use super::mount::{self, MountSettings};
-use super::mounter::receive_raw;
+use super::orders::receive_raw;
 
 /// The device number of /dev/fuse, on every Linux.
 const FUSE: (u32, u32) = (10, 229);
@@ -89,6 +89,16 @@ impl Origin {
         Ok(())
     }
 
+    /// Keeps what was inherited from programs that are started.
+    pub(crate) fn keep(&self) -> io::Result<()> {
+        let Origin::Inherited(number) = *self else {
+            return Ok(());
+        };
+        // SAFETY: it was checked to be open, and is borrowed for one call.
+        let device = unsafe { BorrowedFd::borrow_raw(number) };
+        Ok(rustix::io::fcntl_setfd(device, FdFlags::CLOEXEC)?)
+    }
+
     /// Closes what was inherited, which another process has by now. The mount would live as long as
     /// any copy of it does.
     pub(crate) fn let_go(&self) {
@@ -119,17 +129,17 @@ pub enum BadDevice {
 }
 
 /// A mount's open /dev/fuse.
-pub(super) struct Acquired {
-    pub(super) device: OwnedFd,
+pub(crate) struct Acquired {
+    pub(crate) device: OwnedFd,
     /// Who gave it; to be kept for as long as the device is.
-    pub(super) giver: Option<Giver>,
+    pub(crate) giver: Option<Giver>,
 }
 
 /// Returns the open /dev/fuse of the mount that `settings` ask for at `mountpoint`: mounts, or takes
 /// what is given. The descriptor is closed in programs that are started.
 ///
 /// To be called once: a descriptor that was inherited is taken.
-pub(super) fn acquire(mountpoint: &Path, settings: &MountSettings) -> io::Result<Acquired> {
+pub(crate) fn acquire(mountpoint: &Path, settings: &MountSettings) -> io::Result<Acquired> {
     let device = match &settings.origin {
         Origin::Mount => mount::mount_device(mountpoint, settings)?,
         Origin::Inherited(number) => {
@@ -145,11 +155,11 @@ pub(super) fn acquire(mountpoint: &Path, settings: &MountSettings) -> io::Result
 
 /// The connection to whoever gave the device. Its end tells them ours.
 #[derive(Debug)]
-pub(super) struct Giver(UnixStream);
+pub(crate) struct Giver(UnixStream);
 
 impl Giver {
     /// Says that the mount serves, and can be set up further.
-    pub(super) fn serves(&self) {
+    pub(crate) fn serves(&self) {
         // One that does not listen does not need to know.
         let _ = writeln!(&self.0, "{SERVES}");
     }
@@ -179,7 +189,7 @@ fn receive(socket: &Path) -> io::Result<Acquired> {
     let left = PATIENCE.saturating_sub(began.elapsed());
     stream.set_read_timeout(Some(left.max(RETRY)))?;
     let mut text = vec![0; MESSAGE];
-    let (_, mut files) = receive_raw(&stream, &mut text)
+    let (_, mut files) = receive_raw(&stream, &mut text, rustix::net::RecvFlags::empty())
         .map_err(|e| io::Error::other(format!("{at}: no device in time: {e}")))?;
     let device = match (files.pop(), files.is_empty()) {
         (Some(device), true) => device,

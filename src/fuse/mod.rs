@@ -25,10 +25,13 @@ use crate::vfs::{self, Attr, FOREVER, Vfs};
 mod caller;
 pub mod device;
 mod errno;
+mod gate;
+pub(crate) mod handshake;
 pub mod helper;
 pub mod mount;
 pub mod mounter;
 mod notify;
+pub(crate) mod orders;
 mod passthrough;
 pub mod probe;
 pub mod prune;
@@ -36,6 +39,7 @@ mod replies;
 mod report;
 pub mod runner;
 
+pub use gate::Gate;
 pub use notify::{Notifications, Pending};
 pub use passthrough::{Passthrough, State as PassthroughState};
 pub use replies::Replies;
@@ -66,6 +70,7 @@ pub struct Fuse {
     reporter: Arc<Reporter>,
     passthrough: Arc<Passthrough>,
     replies: Arc<Replies>,
+    gate: Gate,
     /// Whether the kernel's cache of directories can be trusted (not on 6.9 to 6.12, whose ignores
     /// its own expiry).
     cache_dirs: bool,
@@ -89,6 +94,7 @@ impl Fuse {
             reporter: Arc::new(Reporter::default()),
             passthrough,
             replies: Arc::default(),
+            gate: Gate::default(),
             max_background: MAX_BACKGROUND,
             plus_always: true,
             cache_dirs: mount::kernel_version().is_none_or(|v| !((6, 9)..=(6, 12)).contains(&v)),
@@ -113,6 +119,11 @@ impl Fuse {
         self.replies.clone()
     }
 
+    /// Returns what keeps requests out once this process is to be replaced.
+    pub fn gate(&self) -> Gate {
+        self.gate.clone()
+    }
+
     /// Runs what has to wait, for as long as its caller wants the answer.
     fn spawn<T: Send + 'static>(
         &self,
@@ -124,12 +135,14 @@ impl Fuse {
     ) {
         let pid = req.pid();
         let (reporter, vfs) = (self.reporter.clone(), self.vfs.clone());
+        let under_way = self.gate.go_on();
         self.runtime.spawn(async move {
             let result = caller::unless_killed(pid, work).await;
             if let Err(error) = &result {
                 reporter.failed(&vfs, what, ino.0, error);
             }
             reply(result.map_err(|e| errno::errno(&e)));
+            drop(under_way);
         });
     }
 
@@ -149,9 +162,11 @@ impl Fuse {
             return read(&self.vfs, &self.reporter, known);
         }
         let (pid, vfs, reporter) = (req.pid(), self.vfs.clone(), self.reporter.clone());
+        let under_way = self.gate.go_on();
         self.runtime.spawn(async move {
             let known = caller::unless_killed(pid, vfs.reopen_dir(fh.0, ino.0)).await;
             read(&vfs, &reporter, known);
+            drop(under_way);
         });
     }
 }
@@ -262,6 +277,7 @@ impl Filesystem for Fuse {
     }
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let _begun = self.gate.enter();
         let answer = |fuse: &Fuse, result: vfs::Result<vfs::Looked>, reply: ReplyEntry| match result
         {
             Ok(looked) => reply_entry(reply, &looked),
@@ -310,6 +326,7 @@ impl Filesystem for Fuse {
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        let _begun = self.gate.enter();
         #[cfg(feature = "failpoints")]
         wedge::stand();
         match self.vfs.attr(ino.0) {
@@ -321,6 +338,7 @@ impl Filesystem for Fuse {
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+        let _begun = self.gate.enter();
         match self.vfs.readlink(ino.0) {
             Ok(target) => reply.data(target.as_bytes()),
             Err(error) => reply.error(self.failed("readlink", ino, &error)),
@@ -328,6 +346,7 @@ impl Filesystem for Fuse {
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let _begun = self.gate.enter();
         if flags.acc_mode() != OpenAccMode::O_RDONLY {
             return reply.error(Errno::EROFS);
         }
@@ -367,6 +386,7 @@ impl Filesystem for Fuse {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        let _begun = self.gate.enter();
         let size = size as usize;
         let mut reply = Some(reply);
         BUFFER.with_borrow_mut(|buffer| {
@@ -389,6 +409,7 @@ impl Filesystem for Fuse {
         });
         if reply.is_some() {
             let (pid, vfs, reporter) = (req.pid(), self.vfs.clone(), self.reporter.clone());
+            let under_way = self.gate.go_on();
             self.runtime.spawn(async move {
                 let work = vfs.read_with(fh.0, ino.0, offset, size, |bytes| {
                     if let Some(reply) = reply.take() {
@@ -401,6 +422,7 @@ impl Filesystem for Fuse {
                         reply.error(errno::errno(&error));
                     }
                 }
+                drop(under_way);
             });
         }
     }
@@ -427,6 +449,7 @@ impl Filesystem for Fuse {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
+        let _begun = self.gate.enter();
         if self.vfs.release(fh.0) {
             self.passthrough.released(&self.vfs, ino.0);
         }
@@ -434,6 +457,7 @@ impl Filesystem for Fuse {
     }
 
     fn opendir(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let _begun = self.gate.enter();
         let (cache_dirs, vfs) = (self.cache_dirs, self.vfs.clone());
         let opened = move |reply: ReplyOpen, dir: vfs::OpenedDir| {
             let how = match (cache_dirs, dir.unchanged) {
@@ -466,6 +490,7 @@ impl Filesystem for Fuse {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
+        let _begun = self.gate.enter();
         self.with_dir(req, ino, fh, move |vfs, reporter, known| {
             let result = known.and_then(|()| {
                 vfs.readdir(fh.0, ino.0, offset, false, |e| {
@@ -487,6 +512,7 @@ impl Filesystem for Fuse {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
+        let _begun = self.gate.enter();
         let replies = self.replies.clone();
         self.with_dir(req, ino, fh, move |vfs, reporter, known| {
             let _under_way = replies.begin();
@@ -511,11 +537,13 @@ impl Filesystem for Fuse {
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
+        let _begun = self.gate.enter();
         self.vfs.releasedir(fh.0);
         reply.ok();
     }
 
     fn statfs(&self, req: &Request, ino: INodeNo, reply: ReplyStatfs) {
+        let _begun = self.gate.enter();
         let vfs = self.vfs.clone();
         let work = async move { Ok(vfs.size().await) };
         self.spawn(req, "statfs", ino, work, |result| match result {
@@ -529,6 +557,7 @@ impl Filesystem for Fuse {
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let _begun = self.gate.enter();
         // There are no labels and no capabilities: said like this, `ls -l` asks for one file only.
         if name.as_bytes().starts_with(b"security.") {
             return reply.error(Errno::EOPNOTSUPP);

@@ -56,6 +56,11 @@ impl Runner {
         }
     }
 
+    /// Returns the number of the process that runs, or was not waited for yet.
+    pub(super) fn pid(&self) -> Option<u32> {
+        self.running.as_ref().map(|running| running.child.id())
+    }
+
     /// Starts the program with `input` as its standard input; what it writes goes to `output`. Of
     /// `variables` it gets those that begin with `SVOL_`, and of ours `PATH`.
     pub(super) fn start(
@@ -69,6 +74,10 @@ impl Runner {
         if let Some(running) = &mut self.running
             && running.child.try_wait()?.is_none()
         {
+            // Whoever started it may have died, and nobody else looks at the time.
+            if running.since.elapsed() >= program.limit {
+                running.kill();
+            }
             return Err(io::Error::other("the last run has not ended yet"));
         }
         self.running = None;
@@ -87,10 +96,13 @@ impl Runner {
             .stdout(Stdio::from(output.try_clone()?))
             .stderr(Stdio::from(output))
             .process_group(0);
-        // SAFETY: between fork and exec, only signal dispositions are set. Ours are ignored, which a
-        // program would inherit.
+        // SAFETY: between fork and exec, only what is done with signals is set. Ours are ignored or
+        // held back, which a program would inherit.
         unsafe {
             command.pre_exec(|| {
+                let mut none = std::mem::zeroed();
+                libc::sigemptyset(&mut none);
+                libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
                 for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT] {
                     libc::signal(signal, libc::SIG_DFL);
                 }

@@ -37,6 +37,7 @@ mod journal;
 mod node;
 mod open;
 mod opener;
+mod outdated;
 mod shards;
 mod stored;
 mod takeover;
