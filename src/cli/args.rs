@@ -48,7 +48,7 @@ pub enum Command {
     Probe(ProbeArgs),
     /// Have this program serve mounts that another release serves, without unmounting them
     Upgrade(UpgradeArgs),
-    /// Find out what is wrong with this machine, a volume or a mount, and what to do about it
+    /// Find out what is wrong, and what to do about it
     Doctor(DoctorArgs),
     /// Check volume files without mounting them
     Validate(ValidateArgs),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::{Run, Runner, clear, take_turns};
 use crate::load::sum;
 use crate::mounts::{self, Mount, Role};
-use crate::report::{Goal, Row, Work};
+use crate::report::{Row, Work};
 use crate::settings::Settings;
 use crate::world::{Place, World};
 
@@ -77,7 +77,7 @@ pub fn life(world: &World, settings: &Settings) -> Vec<Row> {
         title: title.into(),
         about: about.into(),
         work: Work::Once,
-        goals: vec![Goal::BestPeer(1.0)],
+        goals: Vec::new(),
         contestants,
     })
     .collect()
@@ -120,10 +120,8 @@ pub fn idle(world: &World, settings: &Settings) -> Vec<Row> {
         })
     };
     let runners = mounts::all(settings).into_iter().map(runner).collect();
-    let settings = Settings {
-        turns: 1,
-        ..settings.clone()
-    };
+    let mut once = settings.clone();
+    once.turns = 1;
     vec![Row {
         id: "idle".into(),
         title: format!(
@@ -136,7 +134,7 @@ pub fn idle(world: &World, settings: &Settings) -> Vec<Row> {
                 processes counted once (PSS)."
                 .into(),
         work: Work::Once,
-        goals: vec![Goal::BestPeer(1.0)],
-        contestants: take_turns(&settings, runners).remove(0),
+        goals: Vec::new(),
+        contestants: take_turns(&once, runners).remove(0),
     }]
 }
