@@ -1,7 +1,7 @@
 # Shared Volume: `make help` says what there is.
 .DEFAULT_GOAL := help
 .PHONY: help setup check test bench bench-quick bench-micro demo fmt fmt-check lint doc install deny \
-    crash model soak takeover stress load fuzz
+    crash model soak takeover stress load fuzz image pod-demo
 
 CARGO ?= cargo
 PREFIX ?= /usr/local
@@ -69,6 +69,18 @@ demo: ## Shows the main job on a small world of its own.
 	@tests/setup.sh run
 	$(CARGO) build --release --quiet
 	./target/release/svol demo
+
+# What the image is called.
+IMAGE ?= localhost/svol:latest
+image: ## Builds a container image of svol from what is here (IMAGE=localhost/svol:latest).
+	@tests/setup.sh
+	$(CARGO) build --release
+	docs/deploy/image/build.sh target/release/svol $(IMAGE)
+
+pod-demo: ## Plays the pods of docs/deploy with podman: read, killed, back, ended. As root.
+	@tests/setup.sh
+	$(CARGO) build --release
+	KUBECTL=target/test-env/bin/kubectl docs/deploy/pod-demo.sh target/release/svol
 
 fmt: ## Formats the code.
 	$(CARGO) fmt --all

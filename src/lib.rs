@@ -14,6 +14,7 @@ pub mod commands;
 pub mod config;
 pub mod control;
 pub mod demo;
+pub mod doctor;
 pub mod entry;
 pub mod fetch;
 pub mod filter;

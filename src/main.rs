@@ -50,6 +50,7 @@ fn run(cli: &Cli) -> Result<ExitStatus, Failure> {
         | Command::Refresh(_)
         | Command::Reload(_)
         | Command::Probe(_)
+        | Command::Doctor(_)
         | Command::Warm(_)
         | Command::Evict(_)
         | Command::Pin(_)
@@ -71,6 +72,7 @@ fn dispatch(cli: &Cli, out: &mut dyn Write, err: &mut dyn Write) -> Result<ExitS
         Command::Validate(args) => Ok(offline::validate(args, &Env::of_process()?, out, err)?),
         Command::Convert(args) => commands::convert::convert(args, out, err),
         Command::Probe(args) => commands::probe::probe(args, out, err),
+        Command::Doctor(args) => commands::doctor::doctor(args, out),
         Command::Explain(args) => commands::status::explain(args, out, err),
         Command::Reload(args) => commands::reload::reload(args, out, err),
         Command::Refresh(args) => commands::status::refresh(args, out, err),

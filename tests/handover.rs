@@ -13,6 +13,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use common::mount::{Place, is_mounted};
+use common::podman::install;
 use common::wait_until;
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
@@ -37,7 +38,7 @@ impl World {
         }
         std::fs::write(place.path("source/hello"), "hello").unwrap();
         // Where tests are built may be closed to others.
-        std::fs::copy(env!("CARGO_BIN_EXE_svol"), place.path("svol")).unwrap();
+        install(env!("CARGO_BIN_EXE_svol").as_ref(), &place.path("svol"));
         for dir in ["home", "socket"] {
             std::os::unix::fs::chown(place.path(dir), Some(65534), Some(65534)).unwrap();
         }
@@ -181,11 +182,14 @@ fn mounted_by_a_driver(at: &Path) -> OwnedFd {
 /// A command that inherits `file` as number 7.
 fn inherits(mut command: Command, file: &OwnedFd) -> Command {
     let from = file.as_raw_fd();
-    // SAFETY: one system call, safe between fork and exec.
+    // SAFETY: two system calls, safe between fork and exec.
     unsafe {
-        command.pre_exec(move || match libc::dup2(from, 7) {
-            -1 => Err(std::io::Error::last_os_error()),
-            _ => Ok(()),
+        command.pre_exec(move || {
+            // It may be number 7 itself, which is then closed at exec.
+            match libc::dup2(from, 7) == -1 || libc::fcntl(7, libc::F_SETFD, 0) == -1 {
+                true => Err(std::io::Error::last_os_error()),
+                false => Ok(()),
+            }
         });
     }
     command
@@ -217,7 +221,8 @@ fn a_helper_mounts_and_a_server_without_privileges_serves() {
         .find(|l| l.contains(at.to_str().unwrap()))
         .unwrap();
     for word in [
-        "svol:demo fuse.svol ro,nosuid,nodev,noexec",
+        "svol:demo ",
+        " fuse.svol ro,nosuid,nodev,noexec",
         "allow_other",
         "default_permissions",
     ] {
@@ -241,8 +246,9 @@ fn a_helper_mounts_and_a_server_without_privileges_serves() {
     // Killed, it leaves an error and never an empty directory; the next one serves again.
     signal(server, Signal::KILL);
     world.ends(server);
-    let gone = world.reads().unwrap_err();
-    assert!(gone.contains("not connected"), "{gone}");
+    wait_until("the end of the mount", || {
+        world.reads().is_err_and(|e| e.contains("not connected"))
+    });
     let server = world.start_server(&from);
     world.wait_for_service();
 
@@ -361,9 +367,9 @@ fn what_cannot_be_served_is_refused_with_the_reason() {
     let mount = |number: RawFd, file: &str| {
         let option = format!("--fuse-fd={number}");
         let file = std::fs::File::options().read(true).write(true).open(file);
+        let file = file.unwrap().into();
         let command = world.nobody(&["mount", "-f", &option, source, "/nowhere/v"]);
-        let mut command = inherits(command, &file.unwrap().into());
-        command.output().unwrap()
+        inherits(command, &file).output().unwrap()
     };
     refused(mount(7, "/dev/null"), 2, "file 7 is not /dev/fuse");
     refused(mount(8, "/dev/null"), 2, "file 8 is not open here");

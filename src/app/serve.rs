@@ -123,6 +123,7 @@ pub fn serve(
         resolve,
         successor.map(|it| Arc::new(it) as Arc<dyn Succession>),
     ));
+    let told_too = hooks.clone();
     let around = server::Around {
         reloader: reloader.clone(),
         hooks,
@@ -153,7 +154,7 @@ pub fn serve(
     let (watching, vfs, is_new) = (reloader.clone(), view.vfs.clone(), legacy.is_new);
     runtime.spawn(async move {
         if is_new {
-            reload::tell_outdated(&vfs, &names_told).await;
+            reload::tell_outdated(&vfs, &names_told, told_too.as_deref()).await;
         }
         watching.watch().await;
     });
@@ -208,7 +209,7 @@ pub fn prepare(settings: &MountSettings) -> Result<std::path::PathBuf, Error> {
     Ceiling::of_process(settings.view.memory.map(|size| size.0))?;
     let mountpoint = match settings.origin.is_given() {
         true => mount::name_of_given(&settings.mountpoint, &settings.origin)?,
-        false => mount::prepare(&settings.mountpoint)?,
+        false => mount::prepare(&settings.mountpoint, settings.mkdir)?,
     };
     check(settings, &mountpoint)?;
     Ok(mountpoint)

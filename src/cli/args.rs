@@ -48,6 +48,8 @@ pub enum Command {
     Probe(ProbeArgs),
     /// Have this program serve mounts that another release serves, without unmounting them
     Upgrade(UpgradeArgs),
+    /// Find out what is wrong, and what to do about it
+    Doctor(DoctorArgs),
     /// Check volume files without mounting them
     Validate(ValidateArgs),
     /// Turn SharedVolume objects into volume files
@@ -192,6 +194,9 @@ pub struct MountArgs {
     /// Stay in the foreground [variable: SVOL_FOREGROUND]
     #[arg(short, long)]
     pub foreground: bool,
+    /// Make the mount point if it is not there [variable: SVOL_MKDIR]
+    #[arg(long)]
+    pub mkdir: bool,
     /// Return only when each layer was reached once [variable: SVOL_WAIT]
     #[arg(long)]
     pub wait: bool,
@@ -217,10 +222,21 @@ pub struct MountArgs {
     /// SVOL_LISTEN]
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: Option<SocketAddr>,
-    /// The file with the bearer token that is asked for there; a must beyond this machine
-    /// [variable: SVOL_LISTEN_TOKEN_FILE]
+    /// The file with the bearer token that is asked for there; it, or --listen-client-ca, is a must
+    /// beyond this machine [variable: SVOL_LISTEN_TOKEN_FILE]
     #[arg(long, value_name = "FILE")]
     pub listen_token_file: Option<PathBuf>,
+    /// The file with the certificate to show there, in PEM: then it is HTTPS [variable:
+    /// SVOL_LISTEN_TLS_CERT]
+    #[arg(long, value_name = "FILE")]
+    pub listen_tls_cert: Option<PathBuf>,
+    /// The file with that certificate's private key, in PEM [variable: SVOL_LISTEN_TLS_KEY]
+    #[arg(long, value_name = "FILE")]
+    pub listen_tls_key: Option<PathBuf>,
+    /// The file with the authorities, in PEM, of which whoever asks there must have a certificate
+    /// [variable: SVOL_LISTEN_CLIENT_CA]
+    #[arg(long, value_name = "FILE")]
+    pub listen_client_ca: Option<PathBuf>,
     /// Run PROGRAM when files changed, with what changed as JSON on its standard input [variable:
     /// SVOL_ON_CHANGE]
     #[arg(long, value_name = "PROGRAM")]
@@ -318,6 +334,33 @@ pub struct UpgradeArgs {
     /// The mounts
     #[arg(value_name = "MOUNTPOINT", required = true)]
     pub mountpoints: Vec<PathBuf>,
+}
+
+/// `svol doctor`.
+#[derive(Debug, Args)]
+#[command(override_usage = "svol doctor [OPTIONS] [SOURCE[=/path]...|-c FILE] [MOUNTPOINT]")]
+#[command(after_help = "\
+Looks at the kernel, FUSE, limits and the cache's disk; with a volume, at its secrets and whether each
+source can be reached and lets us in; at the mount point, or without one at all mounts. Changes nothing.
+A directory alone is a mount point: as a source it is written file:///DIR.
+
+Examples:
+  svol doctor
+  svol doctor /mnt/v
+  svol doctor -c volume.yaml /mnt/v
+  svol doctor --json s3://models/llama | jq '.findings[] | select(.level != \"ok\")'
+
+Exit status: 0 all is well or only warned of, 1 a check failed.")]
+pub struct DoctorArgs {
+    /// The volume.
+    #[command(flatten)]
+    pub volume: VolumeArgs,
+    /// Print one JSON document instead of lines
+    #[arg(long)]
+    pub json: bool,
+    /// The sources, and the directory that a volume is mounted at or to be mounted at
+    #[arg(value_name = "SOURCE[=/path]|MOUNTPOINT")]
+    pub places: Vec<OsString>,
 }
 
 /// `svol validate`.

@@ -6,7 +6,7 @@ use crate::config::{Place, Problem};
 
 /// Our options that `-o` takes too, as their flags are called; with a `_` for a `-` they are the
 /// same.
-const OURS: [&str; 22] = [
+const OURS: [&str; 25] = [
     "allow-other",
     "bwlimit",
     "cache-dir",
@@ -14,6 +14,9 @@ const OURS: [&str; 22] = [
     "endpoint-url",
     "gid",
     "listen",
+    "listen-client-ca",
+    "listen-tls-cert",
+    "listen-tls-key",
     "listen-token-file",
     "log-file",
     "log-format",

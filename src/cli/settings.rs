@@ -56,12 +56,16 @@ pub struct MountSettings {
     pub passthrough: bool,
     /// Whether the process stays in the foreground.
     pub foreground: bool,
+    /// Whether the mount point is made where it is not there.
+    pub mkdir: bool,
     /// Whether to wait until every layer was reached once before saying that the mount serves.
     pub wait: bool,
     /// The TCP address at which figures and health are told beside the control socket.
     pub listen: Option<SocketAddr>,
     /// The file with the token that whoever asks there must have, absolute.
     pub listen_token_file: Option<PathBuf>,
+    /// The files of TLS there; nothing for plain HTTP. Absolute.
+    pub listen_tls: Option<TlsFiles>,
     /// Who is told when files changed.
     pub on_change: OnChange,
     /// Whether the mount is made here, or given by somebody who has made it.
@@ -72,6 +76,18 @@ pub struct MountSettings {
     pub takeover: bool,
     /// Logging.
     pub log: LogSettings,
+}
+
+/// The files of TLS at the control address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The certificate that is shown, and those between it and its authority.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// The authorities of which whoever asks must have a certificate; nothing where nobody is asked
+    /// for one.
+    pub client_ca: Option<PathBuf>,
 }
 
 /// What is logged, where, and how.

@@ -10,6 +10,7 @@ use crate::config::{Note, NoteKind};
 pub mod act;
 pub mod cache;
 pub mod convert;
+pub mod doctor;
 pub mod fuse_helper;
 pub mod look;
 pub mod mount;

@@ -214,8 +214,10 @@ fn unmount_one(path: &Path, timeout: Duration) -> Result<(), String> {
     let started = Instant::now();
     while record.as_ref().is_some_and(|r| r.is_alive()) {
         if started.elapsed() > timeout {
+            let pid = record.as_ref().map_or(0, |r| r.pid);
             return Err(format!(
-                "{at}: unmounted, but its daemon is still busy ending"
+                "{at}: unmounted, but its daemon is still busy ending, or serves a container that \
+                 has its own copy of the mount; `kill {pid}` ends it there too"
             ));
         }
         std::thread::sleep(Duration::from_millis(5));

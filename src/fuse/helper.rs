@@ -50,7 +50,7 @@ pub async fn run(settings: &HelperSettings) -> io::Result<()> {
     let mut int = signal(SignalKind::interrupt())?;
     let mountpoint = &settings.mountpoint;
     detach_dead(mountpoint)?;
-    std::fs::create_dir_all(mountpoint)?;
+    mount::make(mountpoint)?;
     let listener = listen(settings)?;
     let socket = settings.socket.display();
     info!(mountpoint = %mountpoint.display(), %socket, "listening");

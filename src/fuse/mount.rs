@@ -83,7 +83,7 @@ fn parse_mountinfo(text: &[u8]) -> Vec<MountInfo> {
 }
 
 /// Undoes the kernel's escapes: a backslash and three octal digits.
-fn unescape(field: &[u8]) -> Vec<u8> {
+pub(crate) fn unescape(field: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(field.len());
     let mut at = 0;
     while at < field.len() {
@@ -164,18 +164,37 @@ pub enum BadMountpoint {
 
 fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::NotFound => "; create it first (mkdir -p)",
+        io::ErrorKind::NotFound => "; create it first (mkdir -p, or --mkdir)",
         _ => "",
     }
 }
 
+/// Makes a directory to mount on, and those that lead to it, unless it is there. Does not touch what
+/// may be mounted there.
+pub fn make(path: &Path) -> io::Result<()> {
+    let make = || match std::fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    };
+    match (make(), path.parent()) {
+        (Err(error), Some(parent)) if error.kind() == io::ErrorKind::NotFound => {
+            std::fs::create_dir_all(parent)?;
+            make()
+        }
+        (other, _) => other,
+    }
+}
+
 /// Makes sure that `path` can be mounted on, and returns it absolute. A dead mount of ours there
-/// is detached first.
-pub fn prepare(path: &Path) -> Result<PathBuf, BadMountpoint> {
+/// is detached first. With `mkdir` it is made where it is not there.
+pub fn prepare(path: &Path, mkdir: bool) -> Result<PathBuf, BadMountpoint> {
     let look = |error| BadMountpoint::Look {
         path: path.to_owned(),
         error,
     };
+    if mkdir {
+        make(path).map_err(look)?;
+    }
     // Without touching the mount point itself, which may be dead: its parent only.
     let absolute = std::path::absolute(path).map_err(look)?;
     let resolved = match (absolute.parent(), absolute.file_name()) {
@@ -545,9 +564,12 @@ mod tests {
     #[test]
     fn mountpoints_are_checked() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(prepare(dir.path()).is_ok());
-        let message = |p: &Path| prepare(p).unwrap_err().to_string();
+        assert!(prepare(dir.path(), false).is_ok());
+        let message = |p: &Path| prepare(p, false).unwrap_err().to_string();
         assert!(message(&dir.path().join("no")).contains("create it first"));
+        let made = tempfile::tempdir().unwrap();
+        let made = made.path().join("a/b");
+        assert!(prepare(&made, true).is_ok() && prepare(&made, true).is_ok());
         std::fs::write(dir.path().join("file"), "").unwrap();
         assert!(message(dir.path()).contains("not empty"));
         assert!(message(&dir.path().join("file")).contains("not a directory"));

@@ -19,6 +19,7 @@ pub mod git;
 pub mod mapping;
 pub mod mount;
 pub mod nobody;
+pub mod podman;
 pub mod process;
 pub mod proxy;
 pub mod s3;
