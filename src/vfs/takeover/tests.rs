@@ -415,7 +415,8 @@ async fn a_compaction_loses_nothing_of_what_goes_on() {
     assert_eq!(told(&new), told(&vfs));
     let mut open: Vec<u64> = vfs.handles.all().flatten().map(|(n, _)| n).collect();
     let mut left: Vec<u64> = new.handles.all().flatten().map(|(n, _)| n).collect();
-    (open.sort_unstable(), left.sort_unstable());
+    open.sort_unstable();
+    left.sort_unstable();
     assert_eq!(open, left);
     assert!(!open.is_empty());
 }
