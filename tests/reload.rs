@@ -209,7 +209,7 @@ fn layers_come_go_and_change_places_under_readers() {
     let layers = world.status()["layers"].clone();
     assert_eq!(layers.as_array().unwrap().len(), 2, "{layers}");
     assert_eq!(layers[0]["conditions"][0]["observedGeneration"], 4);
-    assert_eq!(world.reload(&mount).contains("is what is served"), true);
+    assert!(world.reload(&mount).contains("is what is served"));
 }
 
 #[test]
