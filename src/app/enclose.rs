@@ -103,10 +103,16 @@ pub fn place(
     log_file: Option<PathBuf>,
     hook: impl Fn() -> Option<Program> + 'static,
 ) -> Result<Place, Error> {
+    let mountpoint = prepare(settings)?;
+    let mut door = door(settings)?;
+    if let Some(door) = &mut door {
+        // Each worker reads them for itself: a holder keeps the socket, and no key.
+        door.rules = Rules::default();
+    }
     Ok(Place {
-        mountpoint: prepare(settings)?,
+        mountpoint,
         kernel: kernel(settings),
-        door: door(settings)?,
+        door,
         origin,
         log_file,
         hook: Box::new(hook),
