@@ -24,6 +24,7 @@ pub mod fuzzing;
 pub mod logging;
 pub mod memory;
 pub mod namespace;
+pub mod notify;
 pub mod path;
 pub mod rows;
 pub mod sandbox;

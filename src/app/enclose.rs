@@ -36,8 +36,9 @@ pub fn enclose<T: Send>(
     serve: impl FnOnce(Enclosed) -> T + Send,
 ) -> Result<T, Error> {
     let mountpoint = prepare(settings)?;
+    let named = || format!("svol:{}", settings.view.volume.metadata.name);
     let kernel = KernelSettings {
-        name: format!("svol:{}", settings.view.volume.metadata.name),
+        name: settings.fsname.clone().unwrap_or_else(named),
         allow_other: settings.allow_other,
         noexec: settings.noexec,
     };

@@ -18,6 +18,7 @@ use crate::fuse::mount;
 use crate::fuse::mounter::Mounter;
 use crate::fuse::{Fuse, Notifications, Passthrough, prune};
 use crate::memory::{Budget, Ceiling};
+use crate::notify::{self, Watch};
 use crate::path::RelPath;
 use crate::source::Source;
 use crate::vfs::Owner;
@@ -103,6 +104,8 @@ pub fn serve(
         "serving"
     );
     ready();
+    // In the background whoever started us has our ear, not a service manager.
+    let watch = settings.foreground.then(|| watch(&mountpoint, &mounter));
 
     let (told, mut ended) = tokio::sync::oneshot::channel();
     std::thread::Builder::new()
@@ -123,16 +126,34 @@ pub fn serve(
             }
             name = signals.next() => {
                 info!(signal = name, "ending");
+                if settings.foreground {
+                    notify::stopping();
+                }
                 drop(mounted);
                 if tokio::time::timeout(END, &mut ended).await.is_err() {
                     warn!("files are still open; they fail from now on");
                 }
             }
         }
+        drop(watch);
         control.abort_all();
         view.close().await;
     });
     Ok(())
+}
+
+/// Tells the service manager that the mount serves, and goes on to tell its watchdog, if it has one.
+fn watch(mountpoint: &Path, mounter: &Arc<Mounter>) -> Option<Watch> {
+    notify::ready(&format!("serving {}", mountpoint.display()));
+    let mounter = Arc::downgrade(mounter);
+    let probe = move || match mounter.upgrade() {
+        Some(mounter) => mounter.probe(),
+        None => Err("the mount has ended".into()),
+    };
+    Watch::start(probe).unwrap_or_else(|error| {
+        warn!(%error, "the watchdog cannot be told");
+        None
+    })
 }
 
 /// Checks everything that can be checked without making anything, and returns the mount point,

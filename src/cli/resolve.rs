@@ -76,6 +76,7 @@ pub fn resolve_mount(
             listen,
             listen_token_file,
             mountpoint,
+            fsname: merge.options.get("fsname").map(Into::into),
             uid: merge.pick("uid", args.uid).or(spec.uid),
             gid: merge.pick("gid", args.gid).or(spec.gid),
             umask: merge.pick("umask", args.umask).or(spec.umask),
