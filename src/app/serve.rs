@@ -90,7 +90,7 @@ pub fn serve(
         sandbox: report,
         passthrough,
         notifications,
-        mounter,
+        mounter: mounter.clone(),
         door,
     };
     let mut control = runtime
