@@ -116,11 +116,12 @@ uninstall: ## Removes what `make install` installed with the same PREFIX, DESTDI
 	rm -f $(DESTDIR)$(SHAREDIR)/man/man8/mount.svol.8
 	rm -f $(addprefix $(DESTDIR)$(UNITDIR)/,$(UNITS))
 
-# Where the package goes.
+# Where the package goes, and how it is packed.
 DEB ?= target/svol.deb
+COMPRESSION ?= xz
 deb: ## Makes a Debian package (DEB=target/svol.deb, BINARY).
 	$(if $(BINARY),,$(CARGO) build --release)
-	docs/deploy/deb/build.sh $(abspath $(or $(BINARY),target/release/svol)) $(abspath $(DEB))
+	COMPRESSION=$(COMPRESSION) docs/deploy/deb/build.sh $(abspath $(or $(BINARY),target/release/svol)) $(abspath $(DEB))
 
 # Advisories are looked up only in a copy of the database that is here already: `cargo deny fetch`
 # gets one, from GitHub.

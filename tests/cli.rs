@@ -28,7 +28,7 @@ fn ends_with(code: i32, arguments: &[&str]) -> (String, String) {
 
 #[test]
 fn every_command_has_help_with_examples() {
-    let commands: [&[&str]; 23] = [
+    let commands: [&[&str]; 25] = [
         &[],
         &["mount"],
         &["unmount"],
@@ -51,6 +51,8 @@ fn every_command_has_help_with_examples() {
         &["cache", "stats"],
         &["cache", "verify"],
         &["cache", "gc"],
+        &["completions"],
+        &["man"],
         &["demo"],
     ];
     for command in commands {

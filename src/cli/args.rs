@@ -613,7 +613,7 @@ pub struct ManArgs {
     pub directory: Option<PathBuf>,
 }
 
-/// `mount.svol`, which mount(8) runs.
+/// Mount a volume, as mount(8) asks for it.
 ///
 /// The helper of mount(8) for the types svol and fuse.svol: /etc/fstab, systemd's mount units and
 /// automounts mount volumes through it. It is svol under another name.
@@ -622,8 +622,9 @@ pub struct ManArgs {
 #[command(override_usage = "mount -t svol [-o OPTIONS] SOURCE DIR\n       \
                       mount.svol SOURCE DIR [-sfnv] [-o OPTIONS]")]
 #[command(after_help = "\
-SOURCE is a volume file (a file, or a name that ends with .yaml or .yml), or one source as `svol mount`
-takes it: a URL or a directory, with =/path where it is to be grafted. Several are a volume file's.
+SOURCE is a volume file (a file, or a name that ends with .yaml or .yml), or one source as
+`svol mount` takes it: a URL or a directory, with =/path where it is to be grafted. Several are a
+volume file's.
 
 Examples:
   mount -t svol /etc/svol/models.yaml /mnt/models

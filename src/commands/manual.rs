@@ -27,7 +27,7 @@ pub fn man(args: &ManArgs, out: &mut dyn Write) -> Result<ExitStatus, Failure> {
                 Failure::failed(format!("{at}: {e}; name a directory that can be written"))
             })?;
         }
-        None => page(commands(), "1").render(out)?,
+        None => write_page(commands(), "1", out)?,
     }
     Ok(ExitStatus::Done)
 }
@@ -44,14 +44,44 @@ fn write_all(directory: &Path) -> io::Result<()> {
     let mut left = vec![commands()];
     while let Some(command) = left.pop() {
         left.extend(command.get_subcommands().cloned());
-        page(command, "1").generate_to(directory)?;
+        write_file(directory, command, "1")?;
     }
-    page(HelperArgs::command(), "8").generate_to(directory)?;
+    write_file(directory, HelperArgs::command(), "8")
+}
+
+fn write_file(directory: &Path, command: Command, section: &str) -> io::Result<()> {
+    let mut page = Vec::new();
+    let name = command.get_display_name().unwrap_or(command.get_name());
+    let file = directory.join(format!("{name}.{section}"));
+    write_page(command, section, &mut page)?;
+    std::fs::write(file, page)
+}
+
+/// Writes one page. What follows the options keeps its lines, which the generator would join.
+fn write_page(command: Command, section: &str, out: &mut dyn Write) -> io::Result<()> {
+    let notes = command.get_after_help().map(ToString::to_string);
+    let has_commands = command.has_subcommands();
+    let page = Man::new(command)
+        .section(section)
+        .source(concat!("svol ", env!("CARGO_PKG_VERSION")))
+        .manual("Shared Volume");
+    page.render_title(out)?;
+    page.render_name_section(out)?;
+    page.render_synopsis_section(out)?;
+    page.render_description_section(out)?;
+    page.render_options_section(out)?;
+    if has_commands {
+        page.render_subcommands_section(out)?;
+    }
+    if let Some(notes) = notes {
+        writeln!(out, ".SH NOTES\n.nf\n{}\n.fi", escape(&notes))?;
+    }
     Ok(())
 }
 
-fn page(command: Command, section: &str) -> Man {
-    let version = concat!("svol ", env!("CARGO_PKG_VERSION"));
-    let page = Man::new(command).section(section).source(version);
-    page.manual("Shared Volume")
+/// Returns text as roff takes it: each line begins with what stands for nothing, lest it be an order.
+fn escape(text: &str) -> String {
+    let plain = text.replace('\\', "\\e").replace('-', "\\-");
+    let lines: Vec<String> = plain.lines().map(|line| format!("\\&{line}")).collect();
+    lines.join("\n")
 }

@@ -44,5 +44,5 @@ CONTROL
 for script in postinst prerm postrm; do
     install -m 0755 "$here/$script" "$root/DEBIAN/$script"
 done
-dpkg-deb --root-owner-group -Zxz --build "$root" "$package" >/dev/null
+dpkg-deb --root-owner-group -Z"${COMPRESSION-xz}" --build "$root" "$package" >/dev/null
 echo "$package"
