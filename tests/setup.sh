@@ -21,11 +21,11 @@ test | bench | stress)
     # fio: reads and verifies; faketime: a clock that jumps; xfsprogs, e2fsprogs, mount: disks of
     # the tests' own, whose power is cut or which fill up; vsftpd and pyftpdlib (pyOpenSSL: with
     # TLS): FTP servers without and with MLSD; openssh-server: SSH and SFTP;
-    # fcgiwrap: runs git-http-backend for the web server; man-db, groff: read the manual pages;
+    # fcgiwrap: runs git-http-backend for the web server; man-db, groff-base: read the manual pages;
     # zsh, fish: take the completions; systemd: checks the units, is not run; dpkg: packs.
     packages="$packages nginx-extras apache2-bin attr rsync git python3 python3-venv curl procps"
     packages="$packages openssl fio faketime xfsprogs e2fsprogs mount vsftpd openssh-server openssh-client"
-    packages="$packages fcgiwrap man-db groff zsh fish systemd dpkg binutils"
+    packages="$packages fcgiwrap man-db groff-base zsh fish systemd dpkg binutils"
     # node runs Azurite, a blob service: Debian's, or another that is there.
     command -v node >/dev/null || packages="$packages nodejs"
     command -v npm >/dev/null || packages="$packages npm"

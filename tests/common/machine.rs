@@ -19,8 +19,8 @@ pub struct Machine {
 /// Namespaces of its own for mounts and processes; the new root; nothing of the old one is left. The
 /// first process ignores the end of others, so that the kernel clears away who loses its parent.
 const BEGIN: &str = r#"set -e
+mount -t tmpfs none "$1"
 cd "$1"
-mount -t tmpfs none .
 mkdir upper work root
 mount -t overlay none -o lowerdir=/,upperdir=upper,workdir=work root
 cd root
