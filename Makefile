@@ -116,6 +116,12 @@ uninstall: ## Removes what `make install` installed with the same PREFIX, DESTDI
 	rm -f $(DESTDIR)$(SHAREDIR)/man/man8/mount.svol.8
 	rm -f $(addprefix $(DESTDIR)$(UNITDIR)/,$(UNITS))
 
+# glibc's: Rust's other C library, musl, is not everywhere to be had, and has another resolver.
+STATIC = $(shell uname -m)-unknown-linux-gnu
+static: ## Builds target/STATIC/release/svol, which needs no libraries; tries it in an empty root.
+	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --release --target $(STATIC)
+	tests/static.sh $${CARGO_TARGET_DIR:-target}/$(STATIC)/release/svol
+
 # Where the package goes, and how it is packed.
 DEB ?= target/svol.deb
 COMPRESSION ?= xz

@@ -6,7 +6,7 @@
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use clap::Parser;
@@ -60,7 +60,9 @@ fn mount(args: &HelperArgs) -> Result<u8, String> {
         return Ok(check(&command.words));
     }
     let program = std::env::current_exe().map_err(|e| format!("this program: {e}"))?;
-    let status = Command::new(program)
+    let mut svol = Command::new(program);
+    svol.envs(surroundings());
+    let status = svol
         .args(&command.words)
         // Whoever asks for a mount waits for its end, not for that of what serves it.
         .env_remove("SVOL_FOREGROUND")
@@ -78,6 +80,23 @@ fn mount(args: &HelperArgs) -> Result<u8, String> {
         Some(2) => Ok(USAGE),
         _ => Ok(FAILED),
     }
+}
+
+/// Returns what mount(8) takes from the environment where a user runs it: their home, where the cache
+/// is, and their directory for sockets, where `svol status` looks.
+fn surroundings() -> Vec<(&'static str, PathBuf)> {
+    let uid = rustix::process::geteuid();
+    let sockets = (!uid.is_root()).then(|| PathBuf::from(format!("/run/user/{}", uid.as_raw())));
+    let found = [
+        ("HOME", std::env::home_dir()),
+        ("XDG_RUNTIME_DIR", sockets.filter(|dir| dir.is_dir())),
+    ];
+    let lacking = found
+        .into_iter()
+        .filter(|(name, _)| std::env::var_os(name).is_none());
+    lacking
+        .filter_map(|(name, dir)| Some((name, dir?)))
+        .collect()
 }
 
 /// Resolves what would be mounted, and says what is wrong with it.
