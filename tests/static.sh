@@ -59,7 +59,7 @@ python3 servers.py 2>servers.log &
 tries=0
 while [ ! -e ready ] && [ $tries -lt 600 ]; do sleep 0.1; tries=$((tries + 1)); done
 svol() {
-    env -i SSL_CERT_FILE=/ca.pem SVOL_CACHE_DIR=/cache SVOL_RUNTIME_DIR=/run AWS_EC2_METADATA_DISABLED=true \
+    env -i "PATH=$PATH" SSL_CERT_FILE=/ca.pem SVOL_CACHE_DIR=/cache SVOL_RUNTIME_DIR=/run \
         chroot root /svol "$@"
 }
 said=$(svol cat --path /f https://files.test:8443/f=/)
