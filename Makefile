@@ -1,7 +1,7 @@
 # Shared Volume: `make help` says what there is.
 .DEFAULT_GOAL := help
 .PHONY: help setup check test bench bench-quick bench-micro demo fmt fmt-check lint doc install deny \
-    crash model soak stress load fuzz uninstall deb static
+    crash model soak takeover stress load fuzz image pod-demo uninstall deb static
 
 CARGO ?= cargo
 PREFIX ?= /usr/local
@@ -37,6 +37,12 @@ model: ## Compares the core with its model at length (CASES=1000 ORDERS=5000, SE
 	  $(CARGO) test -p svol-cache --features shuttle --test shuttle
 	PROTOCOL_CRASHES=1 $(CARGO) test -p svol-cache --test protocol -- --nocapture
 
+# How often the process that serves is killed and replaced.
+ROUNDS ?= 500
+
+takeover: setup ## Kills and replaces the process that serves under readers, ROUNDS (500) times.
+	SVOL_TAKEOVER_ROUNDS=$(ROUNDS) $(CARGO) test --features failpoints --test takeover -- --nocapture
+
 soak: setup ## Reads under all faults at once for SVOL_SOAK_SECONDS (600), compares every byte.
 	SVOL_SOAK_SECONDS=$${SVOL_SOAK_SECONDS:-600} $(CARGO) test --features failpoints --test soak -- --nocapture
 
@@ -63,6 +69,18 @@ demo: ## Shows the main job on a small world of its own.
 	@tests/setup.sh run
 	$(CARGO) build --release --quiet
 	./target/release/svol demo
+
+# What the image is called.
+IMAGE ?= localhost/svol:latest
+image: ## Builds a container image of svol from what is here (IMAGE=localhost/svol:latest).
+	@tests/setup.sh
+	$(CARGO) build --release
+	docs/deploy/image/build.sh target/release/svol $(IMAGE)
+
+pod-demo: ## Plays the pods of docs/deploy with podman: read, killed, back, ended. As root.
+	@tests/setup.sh
+	$(CARGO) build --release
+	KUBECTL=target/test-env/bin/kubectl docs/deploy/pod-demo.sh target/release/svol
 
 fmt: ## Formats the code.
 	$(CARGO) fmt --all

@@ -10,7 +10,7 @@ use crate::config::{ByteRate, ByteSize, CacheSize, HumanDuration, Refresh, Umask
 use crate::control::{registry, status};
 use crate::entry::Kind;
 use crate::filter::Filter;
-use crate::fuse::mounter;
+use crate::fuse::orders;
 use crate::namespace::fuzzing::stays_inside;
 use crate::path::{Name, RelPath};
 pub use crate::source::fuzzing::{
@@ -138,7 +138,7 @@ pub fn control(data: &[u8]) {
     if let Ok(status) = serde_json::from_slice::<status::Status>(data) {
         assert!(serde_json::to_vec(&status).is_ok());
     }
-    mounter::understand(data);
+    orders::understand(data);
     let query = String::from_utf8_lossy(data);
     if let Ok(uri) = format!("/explain?{query}").parse::<axum::http::Uri>() {
         use axum::extract::Query;

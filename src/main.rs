@@ -37,7 +37,11 @@ fn main() -> ExitStatus {
 fn run(cli: &Cli) -> Result<ExitStatus, Failure> {
     // A mount logs for later; every other command speaks for itself, and logs what went wrong.
     if !matches!(cli.command, Command::Mount(_)) {
-        let log = resolve_log(&cli.log, Quiet::Command, &Env::of_process()?)?;
+        let quiet = match cli.command {
+            Command::FuseHelper(_) => Quiet::Daemon,
+            _ => Quiet::Command,
+        };
+        let log = resolve_log(&cli.log, quiet, &Env::of_process()?)?;
         svol::logging::init(&log).map_err(Failure::usage)?;
     }
     let mut out = io::stdout();
@@ -47,12 +51,15 @@ fn run(cli: &Cli) -> Result<ExitStatus, Failure> {
         Command::Status(_)
         | Command::Explain(_)
         | Command::Refresh(_)
+        | Command::Reload(_)
         | Command::Probe(_)
+        | Command::Doctor(_)
         | Command::Warm(_)
         | Command::Evict(_)
         | Command::Pin(_)
         | Command::Unpin(_)
-        | Command::Stats(_) => dispatch(cli, &mut Lines(&mut out), &mut err)?,
+        | Command::Stats(_)
+        | Command::Upgrade(_) => dispatch(cli, &mut Lines(&mut out), &mut err)?,
         _ => dispatch(cli, &mut out, &mut err)?,
     };
     out.flush()?;
@@ -63,11 +70,14 @@ fn dispatch(cli: &Cli, out: &mut dyn Write, err: &mut dyn Write) -> Result<ExitS
     match &cli.command {
         Command::Mount(args) => commands::mount::mount(args, &cli.log),
         Command::Unmount(args) => commands::mount::unmount(args, err),
+        Command::Upgrade(args) => commands::upgrade::upgrade(args, out, err),
         Command::Status(args) => commands::status::status(args, out, err),
         Command::Validate(args) => Ok(offline::validate(args, &Env::of_process()?, out, err)?),
         Command::Convert(args) => commands::convert::convert(args, out, err),
         Command::Probe(args) => commands::probe::probe(args, out, err),
+        Command::Doctor(args) => commands::doctor::doctor(args, out),
         Command::Explain(args) => commands::status::explain(args, out, err),
+        Command::Reload(args) => commands::reload::reload(args, out, err),
         Command::Refresh(args) => commands::status::refresh(args, out, err),
         Command::Warm(args) => commands::act::warm(args, out, err),
         Command::Evict(args) => commands::act::evict(args, out, err),
@@ -80,6 +90,7 @@ fn dispatch(cli: &Cli, out: &mut dyn Write, err: &mut dyn Write) -> Result<ExitS
         Command::Ls(args) => commands::look::ls(args, out, err),
         Command::Cat(args) => commands::look::cat(args, out, err),
         Command::Cache(args) => commands::cache::cache(args, out, err),
+        Command::FuseHelper(args) => commands::fuse_helper::fuse_helper(args),
         Command::Demo(args) => {
             // On this thread, which is none of the runtime's: it waits for processes.
             commands::runtime()?.block_on(svol::demo::run(args.keep, out))?;

@@ -18,20 +18,12 @@ const AGAIN: Duration = Duration::from_secs(1);
 
 /// Says that the mount serves, and what it is.
 pub fn ready(status: &str) {
-    tell(&[NotifyState::Ready, NotifyState::Status(status)]);
+    tell(&[NotifyState::Ready, NotifyState::Status(&in_a_line(status))]);
 }
 
 /// Says in a line what goes on; `systemctl status` shows it.
 pub fn status(status: &str) {
-    tell(&[NotifyState::Status(status)]);
-}
-
-/// Says that the volume file is read anew; [`ready`] must follow, whether it was taken or not.
-pub fn reloading() {
-    match NotifyState::monotonic_usec_now() {
-        Ok(now) => tell(&[NotifyState::Reloading, now]),
-        Err(_) => tell(&[NotifyState::Reloading]),
-    }
+    tell(&[NotifyState::Status(&in_a_line(status))]);
 }
 
 /// Says that the mount is about to end.
@@ -50,13 +42,19 @@ pub fn patience() -> Option<Duration> {
     sd_notify::watchdog_enabled()
 }
 
+/// Each line is a message of its own, and what a mount or a server is called might hold one.
+fn in_a_line(text: &str) -> String {
+    text.replace(char::is_control, " ")
+}
+
 fn tell(messages: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(messages) {
         warn!(%error, "the service manager cannot be told");
     }
 }
 
-/// A thread that keeps the watchdog quiet while the mount answers. It ends when this is dropped.
+/// A thread that keeps the watchdog quiet while the mount answers, where no holder does it (see
+/// `holder`, which calls the functions above). It ends when this is dropped.
 #[derive(Debug)]
 pub struct Watch(#[expect(dead_code, reason = "its end is what the thread waits for")] Sender<()>);
 

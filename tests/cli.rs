@@ -28,17 +28,20 @@ fn ends_with(code: i32, arguments: &[&str]) -> (String, String) {
 
 #[test]
 fn every_command_has_help_with_examples() {
-    let commands: [&[&str]; 25] = [
+    let commands: [&[&str]; 29] = [
         &[],
         &["mount"],
         &["unmount"],
         &["umount"],
         &["status"],
         &["probe"],
+        &["upgrade"],
+        &["doctor"],
         &["validate"],
         &["convert"],
         &["explain"],
         &["refresh"],
+        &["reload"],
         &["warm"],
         &["evict"],
         &["pin"],
@@ -53,6 +56,7 @@ fn every_command_has_help_with_examples() {
         &["cache", "gc"],
         &["completions"],
         &["man"],
+        &["fuse-helper"],
         &["demo"],
     ];
     for command in commands {

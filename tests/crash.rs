@@ -254,7 +254,10 @@ impl World<'_> {
                 .env("AWS_SECRET_ACCESS_KEY", SECRET)
                 .env("AWS_REGION", "us-east-1");
             if let Some(step) = step {
-                command.env("SVOL_FAILPOINT", step);
+                // No other follows one that came by its step.
+                command
+                    .env("SVOL_FAILPOINT", step)
+                    .env("SVOL_NO_TAKEOVER", "true");
             }
         });
         // First the dead mount is there (whose attributes the kernel may remember), then none, then

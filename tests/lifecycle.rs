@@ -350,7 +350,7 @@ fn every_way_to_end_a_mount_leaves_nothing() {
                 let source = source(&place);
                 let mut mount = place.mount(&[&source]);
                 assert_eq!(mount.read("hello"), b"hello", "{name}");
-                assert_eq!(leftovers(&place).len(), 2, "{name}");
+                assert_eq!(leftovers(&place).len(), 3, "{name}");
                 let started = Instant::now();
                 if name == "svol unmount" {
                     place.ok([OsStr::new("unmount"), mount.at().as_os_str()]);

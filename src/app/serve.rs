@@ -9,7 +9,8 @@ use tokio::runtime::Handle as Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
-use super::{Enclosed, Error, View};
+use super::reload::{self, Legacy, Reloader, Resolve, Succession};
+use super::{Enclosed, Error, View, hooks, succession};
 use crate::cli::MountSettings;
 use crate::config;
 use crate::control::registry::Registration;
@@ -17,6 +18,7 @@ use crate::control::server;
 use crate::fuse::mount;
 use crate::fuse::mounter::Mounter;
 use crate::fuse::{Fuse, Notifications, Passthrough, prune};
+use crate::hook::About;
 use crate::memory::{Budget, Ceiling};
 use crate::notify::{self, Watch};
 use crate::path::RelPath;
@@ -34,7 +36,8 @@ const UMASK: u32 = 0o022;
 ///
 /// The caller's thread must not be one of the runtime's workers.
 pub fn serve(
-    settings: &MountSettings,
+    legacy: Legacy,
+    resolve: Resolve,
     enclosed: Enclosed,
     runtime: &Runtime,
     ready: impl FnOnce(),
@@ -43,29 +46,34 @@ pub fn serve(
         mountpoint,
         kernel,
         mounter,
+        bond,
         errand,
         report,
         door,
     } = enclosed;
+    let settings = &legacy.settings;
+    // Else it is the holder who speaks with a service manager.
+    let is_alone = bond.is_none();
     let system = |e: std::io::Error| Error::System(e.to_string());
     let owner = Owner {
         uid: settings.uid.unwrap_or(rustix::process::geteuid().as_raw()),
         gid: settings.gid.unwrap_or(rustix::process::getegid().as_raw()),
         umask: settings.umask.map_or(UMASK, |u| u32::from(u.bits())),
     };
-    let view = View::open(&settings.view, owner, runtime)?;
-    if settings.wait {
+    let view = View::open_after(&settings.view, &legacy.retired, owner, runtime)?;
+    // Whoever follows another is not waited for by a user, but by readers.
+    if settings.wait && bond.as_ref().is_none_or(|(hello, _)| hello.is_first) {
         runtime.block_on(reach_all(&view))?;
     }
     // Signals are caught before there is anything to clean up.
     let mut signals = runtime.block_on(async { Signals::new() }).map_err(system)?;
 
     let (notifications, pending) = Notifications::new();
+    let names_told = notifications.clone();
     let told = notifications.clone();
     view.vfs
         .namespace()
         .set_listener(Arc::new(move |dir, names| told.changed(dir, names)));
-    let mounter = Arc::new(mounter);
     let passthrough = Arc::new(if settings.passthrough {
         Passthrough::wanted(&view.cache_dir, mounter.clone())
     } else {
@@ -76,8 +84,20 @@ pub fn serve(
         .with_requests(budget.request_count())
         .with_inodes(budget.inode_count());
     let replies = filesystem.replies();
-    let (session, device) = mount::mount(filesystem, &mounter, errand, &kernel)
-        .map_err(|e| Error::System(mount_error(&mountpoint, &e)))?;
+    let gate = filesystem.gate();
+    let begun = match &bond {
+        None => mount::mount(filesystem, &mounter, errand, &kernel),
+        Some((hello, _)) => {
+            drop(errand);
+            let inherit = || {
+                let open = view.vfs.keep_in(&hello.kernel_dir())?;
+                passthrough.take_over(&open);
+                Ok(())
+            };
+            mount::take_over(filesystem, &mounter, &kernel, inherit)
+        }
+    };
+    let (session, device) = begun.map_err(|e| Error::System(mount_error(&mountpoint, &e)))?;
     // From here on whatever happens, the mount goes.
     let mut mounted = Mounted(&mountpoint, Some(mounter.clone()));
     pending
@@ -85,8 +105,30 @@ pub fn serve(
         .map_err(system)?;
     let inodes = budget.inode_count();
     prune::start(&view.vfs, inodes, device, session.notifier()).map_err(system)?;
-    let registration = Registration::new(&mountpoint).map_err(system)?;
+    let (record, _registration) = match &bond {
+        None => {
+            let registration = Registration::new(&mountpoint).map_err(system)?;
+            (registration.record().clone(), Some(registration))
+        }
+        Some((hello, _)) => (hello.record.clone(), None),
+    };
+    let about = About {
+        volume: view.name.clone(),
+        mountpoint: mountpoint.clone(),
+        generation: legacy.generation(),
+    };
+    let on_change = &settings.on_change;
+    let hooks = hooks::start(on_change, about, &view, &mounter, &notifications, runtime)?;
+    let successor = { bond.as_ref() }.map(|(hello, _)| succession::Successor::new(hello, &mounter));
+    let reloader = Arc::new(Reloader::new(
+        legacy.clone(),
+        &mountpoint,
+        resolve,
+        successor.map(|it| Arc::new(it) as Arc<dyn Succession>),
+    ));
     let around = server::Around {
+        reloader: reloader.clone(),
+        hooks,
         sandbox: report,
         passthrough,
         notifications,
@@ -94,7 +136,7 @@ pub fn serve(
         door,
     };
     let mut control = runtime
-        .block_on(server::start(registration.record().clone(), &view, around))
+        .block_on(server::start(record, &view, around))
         .map_err(|e| Error::System(format!("control socket: {e}")))?;
     super::scrub::start(view.cache.clone(), &view.cache_dir);
     info!(
@@ -103,9 +145,23 @@ pub fn serve(
         memory_from = %view.ceiling.origin,
         "serving"
     );
+    let mut orphaned = match bond {
+        None => None,
+        Some((_, leash)) => {
+            mounter.serving().map_err(system)?;
+            Some(succession::listen(leash, mounter.clone(), gate, &view, runtime).map_err(system)?)
+        }
+    };
+    reloader.leave();
+    let (watching, vfs, is_new) = (reloader.clone(), view.vfs.clone(), legacy.is_new);
+    runtime.spawn(async move {
+        if is_new {
+            reload::tell_outdated(&vfs, &names_told).await;
+        }
+        watching.watch().await;
+    });
     ready();
-    // In the background whoever started us has our ear, not a service manager.
-    let watch = settings.foreground.then(|| watch(&mountpoint, &mounter));
+    let watch = is_alone.then(|| watch(&mounter)).flatten();
 
     let (told, mut ended) = tokio::sync::oneshot::channel();
     std::thread::Builder::new()
@@ -115,22 +171,34 @@ pub fn serve(
         })
         .map_err(system)?;
     runtime.block_on(async {
+        let mut failed = Ok(());
         tokio::select! {
             result = &mut ended => {
                 // Somebody else may have mounted there since.
                 mounted.forget();
                 match result {
+                    // Another worker may have more luck.
+                    Ok(Err(error)) if orphaned.is_some() => {
+                        failed = Err(Error::System(format!("the session ended: {error}")));
+                    }
                     Ok(Err(error)) => warn!(%error, "the session ended"),
                     _ => info!("unmounted"),
                 }
             }
-            name = signals.next() => {
+            () = succession::lost(&mut orphaned) => {
+                // It was the one who could unmount.
+                mounted.forget();
+                failed = Err(Error::System("the process that holds the mount is gone".into()));
+            }
+            name = signals.next(|| reloader.ask()) => {
                 info!(signal = name, "ending");
-                if settings.foreground {
+                if is_alone {
                     notify::stopping();
                 }
                 drop(mounted);
-                if tokio::time::timeout(END, &mut ended).await.is_err() {
+                // One that others have mounted stays, and with it the session.
+                let ends = !kernel.origin.is_given();
+                if ends && tokio::time::timeout(END, &mut ended).await.is_err() {
                     warn!("files are still open; they fail from now on");
                 }
             }
@@ -138,13 +206,12 @@ pub fn serve(
         drop(watch);
         control.abort_all();
         view.close().await;
-    });
-    Ok(())
+        failed
+    })
 }
 
-/// Tells the service manager that the mount serves, and goes on to tell its watchdog, if it has one.
-fn watch(mountpoint: &Path, mounter: &Arc<Mounter>) -> Option<Watch> {
-    notify::ready(&format!("serving {}", mountpoint.display()));
+/// Keeps the service manager's watchdog quiet, if it has one, while the mount answers.
+fn watch(mounter: &Arc<Mounter>) -> Option<Watch> {
     let mounter = Arc::downgrade(mounter);
     let probe = move || match mounter.upgrade() {
         Some(mounter) => mounter.probe(),
@@ -160,20 +227,30 @@ fn watch(mountpoint: &Path, mounter: &Arc<Mounter>) -> Option<Watch> {
 /// absolute and without symbolic links. A dead mount of ours is detached there.
 pub fn prepare(settings: &MountSettings) -> Result<std::path::PathBuf, Error> {
     Ceiling::of_process(settings.view.memory.map(|size| size.0))?;
-    let mountpoint = mount::prepare(&settings.mountpoint)?;
-    mount::check_apart(&mountpoint, "the cache", &settings.view.cache.dir)?;
+    let mountpoint = match settings.origin.is_given() {
+        true => mount::name_of_given(&settings.mountpoint, &settings.origin)?,
+        false => mount::prepare(&settings.mountpoint, settings.mkdir)?,
+    };
+    check(settings, &mountpoint)?;
+    Ok(mountpoint)
+}
+
+/// Checks what can be while something is mounted at `mountpoint`, which is absolute and without
+/// symbolic links; does not touch it.
+pub(super) fn check(settings: &MountSettings, mountpoint: &Path) -> Result<(), Error> {
+    mount::check_apart(mountpoint, "the cache", &settings.view.cache.dir)?;
     for layer in &settings.view.volume.spec.layers {
         if let config::Source::Local(local) = &layer.source {
-            mount::check_apart(&mountpoint, "the local source", &local.path)?;
+            mount::check_apart(mountpoint, "the local source", &local.path)?;
         }
     }
     if let Some(file) = &settings.log.file {
-        mount::check_outside(&mountpoint, "the log file", file)?;
+        mount::check_outside(mountpoint, "the log file", file)?;
     }
     if let Some(file) = &settings.view.config_file {
-        mount::check_outside(&mountpoint, "the volume file", file)?;
+        mount::check_outside(mountpoint, "the volume file", file)?;
     }
-    Ok(mountpoint)
+    Ok(())
 }
 
 /// Waits until every layer answered once.
@@ -250,13 +327,13 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) -> &'static str {
+    async fn next(&mut self, reload: impl Fn()) -> &'static str {
         loop {
             tokio::select! {
                 _ = self.term.recv() => return "SIGTERM",
                 _ = self.int.recv() => return "SIGINT",
-                // A terminal that closes must not take a mount with it.
-                _ = self.hup.recv() => info!("SIGHUP is ignored"),
+                // Of a terminal that closes too: it must not take a mount with it.
+                _ = self.hup.recv() => reload(),
             }
         }
     }
@@ -269,6 +346,11 @@ pub const READY: &str = "ready";
 pub fn detach() {
     let mut out = std::io::stdout();
     let _ = writeln!(out, "{READY}").and_then(|()| out.flush());
+    let_go();
+}
+
+/// Lets go of the terminal.
+pub fn let_go() {
     let Ok(null) = std::fs::File::options()
         .read(true)
         .write(true)

@@ -390,6 +390,11 @@ impl Catalogue {
         self.policy.memory.dirs.get(&(self.id, dir.clone()))
     }
 
+    /// Returns whether `dir` is in memory, fresh or not: then what changes in it is told by itself.
+    pub fn remembers(&self, dir: &RelPath) -> bool {
+        self.recall(dir).is_some()
+    }
+
     fn remember(&self, dir: &RelPath, known: &Arc<Directory>) {
         self.policy
             .memory

@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use futures::StreamExt;
 
-use super::Catalogue;
 use super::db::Op;
+use super::{Catalogue, FOREVER};
 use crate::entry::Timestamp;
 use crate::path::RelPath;
 use crate::source::{Error, ErrorKind};
@@ -122,6 +122,19 @@ impl Catalogue {
             }
         }
         report
+    }
+
+    /// Lists again what is in memory and due, for the listeners: as if somebody had looked.
+    pub async fn revalidate_due(self: &Arc<Self>) {
+        if let Some(whole) = self.source.whole() {
+            // What a move makes wrong is listed again by itself. A failure shows where somebody
+            // looks.
+            let _ = self.look(whole, FOREVER).await;
+            return;
+        }
+        let now = Instant::now();
+        let due = { self.remembered() }.filter(|(_, known)| !known.is_fresh(now));
+        self.list_again(due.map(|(path, _)| path).collect()).await;
     }
 
     /// Lists directories again, for the listeners: nobody waits for them.

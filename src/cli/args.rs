@@ -46,6 +46,10 @@ pub enum Command {
     Status(StatusArgs),
     /// Ask mounts, through the kernel, whether they serve
     Probe(ProbeArgs),
+    /// Have this program serve mounts that another release serves, without unmounting them
+    Upgrade(UpgradeArgs),
+    /// Find out what is wrong with this machine, a volume or a mount, and what to do about it
+    Doctor(DoctorArgs),
     /// Check volume files without mounting them
     Validate(ValidateArgs),
     /// Turn SharedVolume objects into volume files
@@ -54,6 +58,8 @@ pub enum Command {
     Explain(ExplainArgs),
     /// Look for changes now
     Refresh(RefreshArgs),
+    /// Take up a changed volume file
+    Reload(ReloadArgs),
     /// Fetch files before anybody reads them
     Warm(WarmArgs),
     /// Remove what the cache has of files
@@ -76,6 +82,8 @@ pub enum Command {
     Completions(CompletionsArgs),
     /// Write the manual pages
     Man(ManArgs),
+    /// Mount for a `svol mount --fuse-socket` that has no privilege
+    FuseHelper(FuseHelperArgs),
     /// Show all of it at once, without an account or a network
     Demo(DemoArgs),
 }
@@ -171,7 +179,7 @@ Sources:
 }
 
 /// `svol mount`.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(
     override_usage = "svol mount [OPTIONS] SOURCE[=/path]... MOUNTPOINT\n       \
                       svol mount [OPTIONS] -c FILE MOUNTPOINT"
@@ -190,6 +198,9 @@ pub struct MountArgs {
     /// Stay in the foreground [variable: SVOL_FOREGROUND]
     #[arg(short, long)]
     pub foreground: bool,
+    /// Make the mount point if it is not there [variable: SVOL_MKDIR]
+    #[arg(long)]
+    pub mkdir: bool,
     /// Return only when each layer was reached once [variable: SVOL_WAIT]
     #[arg(long)]
     pub wait: bool,
@@ -215,13 +226,40 @@ pub struct MountArgs {
     /// SVOL_LISTEN]
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: Option<SocketAddr>,
-    /// The file with the bearer token that is asked for there; a must beyond this machine
-    /// [variable: SVOL_LISTEN_TOKEN_FILE]
+    /// The file with the bearer token that is asked for there; it, or --listen-client-ca, is a must
+    /// beyond this machine [variable: SVOL_LISTEN_TOKEN_FILE]
     #[arg(long, value_name = "FILE")]
     pub listen_token_file: Option<PathBuf>,
+    /// The file with the certificate to show there, in PEM: then it is HTTPS [variable:
+    /// SVOL_LISTEN_TLS_CERT]
+    #[arg(long, value_name = "FILE")]
+    pub listen_tls_cert: Option<PathBuf>,
+    /// The file with that certificate's private key, in PEM [variable: SVOL_LISTEN_TLS_KEY]
+    #[arg(long, value_name = "FILE")]
+    pub listen_tls_key: Option<PathBuf>,
+    /// The file with the authorities, in PEM, of which whoever asks there must have a certificate
+    /// [variable: SVOL_LISTEN_CLIENT_CA]
+    #[arg(long, value_name = "FILE")]
+    pub listen_client_ca: Option<PathBuf>,
+    /// Run PROGRAM when files changed, with what changed as JSON on its standard input [variable:
+    /// SVOL_ON_CHANGE]
+    #[arg(long, value_name = "PROGRAM")]
+    pub on_change: Option<String>,
+    /// Serve the mount of this open /dev/fuse, which was inherited; MOUNTPOINT is then its name only,
+    /// and somebody else unmounts it [variable: SVOL_FUSE_FD]
+    #[arg(long, value_name = "N")]
+    pub fuse_fd: Option<i32>,
+    /// The same with what `svol fuse-helper` or a CSI driver sends over this socket [variable:
+    /// SVOL_FUSE_SOCKET]
+    #[arg(long, value_name = "PATH")]
+    pub fuse_socket: Option<PathBuf>,
     /// Keep all privileges and core dumps, to look for a fault [variable: SVOL_NO_SANDBOX]
     #[arg(long)]
     pub no_sandbox: bool,
+    /// Serve from one process, whose end is the mount's: no other follows one that died, and none can
+    /// take over [variable: SVOL_NO_TAKEOVER]
+    #[arg(long)]
+    pub no_takeover: bool,
     /// Mount options as mount(8) writes them: ro, noexec, allow_other, uid=N, gid=N, umask=N and
     /// the long options above; weaker than an option of its own
     #[arg(short = 'o', value_name = "OPTIONS")]
@@ -280,6 +318,53 @@ pub struct ProbeArgs {
     /// The mounts
     #[arg(value_name = "MOUNTPOINT", required = true)]
     pub mountpoints: Vec<PathBuf>,
+}
+
+/// `svol upgrade`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The new program reads the settings anew, prepares beside the old one, and takes over with files open
+and readers waiting; where it cannot, the old one goes on. Takes Linux 6.9.
+
+Examples:
+  svol upgrade /mnt/v
+  svol upgrade --binary /opt/svol-next/svol /mnt/v /mnt/w
+
+Exit status: 0 if it serves all of them, 1 if none, 3 if some.")]
+pub struct UpgradeArgs {
+    /// Another program than the one that runs this command
+    #[arg(long, value_name = "PATH")]
+    pub binary: Option<PathBuf>,
+    /// The mounts
+    #[arg(value_name = "MOUNTPOINT", required = true)]
+    pub mountpoints: Vec<PathBuf>,
+}
+
+/// `svol doctor`.
+#[derive(Debug, Args)]
+#[command(override_usage = "svol doctor [OPTIONS] [SOURCE[=/path]...|-c FILE] [MOUNTPOINT]")]
+#[command(after_help = "\
+Looks at the kernel, FUSE, limits and the cache's disk; with a volume, at its secrets and whether each
+source can be reached and lets us in; at the mount point, or without one at all mounts. Changes nothing.
+A directory alone is a mount point: as a source it is written file:///DIR.
+
+Examples:
+  svol doctor
+  svol doctor /mnt/v
+  svol doctor -c volume.yaml /mnt/v
+  svol doctor --json s3://models/llama | jq '.findings[] | select(.level != \"ok\")'
+
+Exit status: 0 all is well or only warned of, 1 a check failed.")]
+pub struct DoctorArgs {
+    /// The volume.
+    #[command(flatten)]
+    pub volume: VolumeArgs,
+    /// Print one JSON document instead of lines
+    #[arg(long)]
+    pub json: bool,
+    /// The sources, and the directory that a volume is mounted at or to be mounted at
+    #[arg(value_name = "SOURCE[=/path]|MOUNTPOINT")]
+    pub places: Vec<OsString>,
 }
 
 /// `svol validate`.
@@ -346,6 +431,20 @@ pub struct RefreshArgs {
     /// The mounts, or directories in them
     #[arg(value_name = "PATH", required = true)]
     pub paths: Vec<PathBuf>,
+}
+
+/// `svol reload`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A changed file is noticed by itself within seconds; this does not wait, and says what came of it.
+Exit status: 0 taken up, or the file is what is served; 1 not taken up, it serves as before.
+
+Examples:
+  svol reload /mnt/v")]
+pub struct ReloadArgs {
+    /// The mounts
+    #[arg(value_name = "MOUNTPOINT", required = true)]
+    pub mountpoints: Vec<PathBuf>,
 }
 
 /// Which files a command acts on.
@@ -664,4 +763,52 @@ pub struct HelperArgs {
     /// Another mount namespace: refused
     #[arg(short = 'N', value_name = "NAMESPACE", hide = true)]
     pub namespace: Option<OsString>,
+}
+
+/// `svol fuse-helper`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Opens /dev/fuse, mounts, and gives it to whoever may connect to the socket: again to each, with a new
+mount, once the one before is gone. Unmounts at its end.
+
+Examples:
+  svol fuse-helper --socket /run/fuse/socket /volume/v
+  svol mount --fuse-socket /run/fuse/socket -c volume.yaml /volume/v --foreground")]
+pub struct FuseHelperArgs {
+    /// Where to listen
+    #[arg(long, value_name = "PATH")]
+    pub socket: PathBuf,
+    /// The user, as numbers, that serves the mount
+    #[arg(long, value_name = "UID[:GID]", default_value = "65534:65534")]
+    pub owner: Owner,
+    /// What the mount is called in /proc/mounts and by df
+    #[arg(long, value_name = "NAME", default_value = "volume")]
+    pub name: String,
+    /// Programs on it may not be run
+    #[arg(long)]
+    pub noexec: bool,
+    /// The directory to mount at; made if it is not there
+    #[arg(value_name = "MOUNTPOINT")]
+    pub mountpoint: PathBuf,
+}
+
+/// A user and a group, as numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner {
+    /// The user.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+}
+
+impl std::str::FromStr for Owner {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (uid, gid) = text.split_once(':').unwrap_or((text, text));
+        match (uid.parse(), gid.parse()) {
+            (Ok(uid), Ok(gid)) => Ok(Owner { uid, gid }),
+            _ => Err("not a user and a group as numbers; write one as in 65534:65534"),
+        }
+    }
 }

@@ -17,9 +17,12 @@ pub use args::{Cli, Command};
 pub use env::Env;
 pub use exit::ExitStatus;
 pub use resolve::{
-    Quiet, resolve_cache, resolve_log, resolve_mount, resolve_secrets_dir, resolve_view,
+    Quiet, resolve_cache, resolve_log, resolve_mount, resolve_mount_of, resolve_secrets_dir,
+    resolve_view,
 };
-pub use settings::{CacheSettings, LogFormat, LogSettings, MountSettings, VolumeSettings};
+pub use settings::{
+    CacheSettings, LogFormat, LogSettings, MountSettings, TlsFiles, VolumeSettings,
+};
 
 #[cfg(test)]
 mod tests;

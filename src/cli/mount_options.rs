@@ -6,7 +6,7 @@ use crate::config::{Place, Problem};
 
 /// Our options that `-o` takes too, as their flags are called; with a `_` for a `-` they are the
 /// same.
-const OURS: [&str; 22] = [
+const OURS: [&str; 26] = [
     "allow-other",
     "bwlimit",
     "cache-dir",
@@ -15,11 +15,15 @@ const OURS: [&str; 22] = [
     "fsname",
     "gid",
     "listen",
+    "listen-client-ca",
+    "listen-tls-cert",
+    "listen-tls-key",
     "listen-token-file",
     "log-file",
     "log-format",
     "memory",
     "no-sign-request",
+    "on-change",
     "passthrough",
     "profile",
     "refresh",
@@ -32,7 +36,13 @@ const OURS: [&str; 22] = [
 ];
 
 /// Options that stand without a value and then mean `true`.
-const SWITCHES: [&str; 4] = ["allow-other", "no-sign-request", "passthrough", "wait"];
+const SWITCHES: [&str; 5] = [
+    "allow-other",
+    "no-sign-request",
+    "no-takeover",
+    "passthrough",
+    "wait",
+];
 
 /// Options that say what is so anyway, or what is for mount(8), fstab and systemd alone.
 const NO_EFFECT: [&str; 31] = [
@@ -140,7 +150,7 @@ impl MountOptions {
             }
             (Some(_), None) => Err(format!("{name} needs a value; write {name}=VALUE")),
             (None, _) => Err(format!(
-                "unknown mount option `{name}`; known here: ro, noexec, wait, {}, and those that \
+                "unknown mount option `{name}`; known here: ro, noexec, no_takeover, wait, {}, and those that \
                  mount(8) and fstab handle themselves",
                 OURS.map(|known| known.replace('-', "_")).join(", ")
             )),

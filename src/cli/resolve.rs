@@ -13,11 +13,14 @@ use tracing_subscriber::EnvFilter;
 use super::args::{CacheDirArgs, LogArgs, MountArgs, S3Args, VolumeArgs};
 use super::env::Env;
 use super::mount_options::MountOptions;
-use super::settings::{CacheSettings, LogFormat, LogSettings, MountSettings, VolumeSettings};
+use super::settings::{
+    CacheSettings, LogFormat, LogSettings, MountSettings, TlsFiles, VolumeSettings,
+};
 use crate::config::{
     CacheSize, ConfigError, HttpUrl, Label, Layer, Loaded, NameError, Note, Place, Problem, Source,
     Volume, load::DEFAULT_SECRETS_DIR, source_arg,
 };
+use crate::fuse::device::Origin;
 
 /// What a command logs where nobody says otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +37,17 @@ pub fn resolve_mount(
     log: &LogArgs,
     env: &Env,
 ) -> Result<MountSettings, ConfigError> {
+    resolve_mount_of(args, log, env, None)
+}
+
+/// As [`resolve_mount`], with `volume` in the volume file's place if it is given. That was made by
+/// one of these functions: its file names are absolute.
+pub fn resolve_mount_of(
+    args: &MountArgs,
+    log: &LogArgs,
+    env: &Env,
+    volume: Option<Volume>,
+) -> Result<MountSettings, ConfigError> {
     let mut problems = Vec::new();
     let options = MountOptions::parse(&args.options, &mut problems);
     let mut merge = Merge {
@@ -41,6 +55,7 @@ pub fn resolve_mount(
         options,
         problems,
         notes: Vec::new(),
+        instead: volume,
     };
 
     // clap sees to it that there is at least one.
@@ -63,18 +78,40 @@ pub fn resolve_mount(
     let listen_token_file = merge
         .path("listen-token-file", args.listen_token_file.clone())
         .or(control.listen_token_file);
+    let cert = merge.path("listen-tls-cert", args.listen_tls_cert.clone());
+    let key = merge.path("listen-tls-key", args.listen_tls_key.clone());
+    let client_ca = merge.path("listen-client-ca", args.listen_client_ca.clone());
+    let listen_tls = merge.listen_tls(
+        cert.or(control.listen_tls_cert),
+        key.or(control.listen_tls_key),
+        client_ca.or(control.listen_client_ca),
+    );
+    let asks_for_certificates = { listen_tls.as_ref() }.is_some_and(|tls| tls.client_ca.is_some());
     if let Some(at) = listen
         && !at.ip().is_loopback()
         && listen_token_file.is_none()
+        && !asks_for_certificates
     {
         let what = "others than this machine could ask there; listen at 127.0.0.1, or name a \
-                    file with a bearer token by --listen-token-file";
+                    file with a bearer token by --listen-token-file, or one with the authorities \
+                    of those who may by --listen-client-ca";
         merge.problem(Place::Argument(format!("--listen {at}")), what);
     }
+    let mut on_change = view
+        .as_ref()
+        .map(|view| view.volume.spec.on_change.clone())
+        .unwrap_or_default();
+    if let Some(program) = merge.program("on-change", args.on_change.clone()) {
+        on_change.command = vec![program];
+    }
+    let origin = merge.origin(args, &mountpoint);
     let settings = (|| {
         Some(MountSettings {
+            on_change,
+            origin,
             listen,
             listen_token_file,
+            listen_tls,
             mountpoint,
             fsname: merge.options.get("fsname").map(Into::into),
             uid: merge.pick("uid", args.uid).or(spec.uid),
@@ -90,9 +127,13 @@ pub fn resolve_mount(
             foreground: merge
                 .switch("foreground", set(args.foreground))
                 .unwrap_or(false),
+            mkdir: merge.switch("mkdir", set(args.mkdir)).unwrap_or(false),
             wait: merge.switch("wait", set(args.wait)).unwrap_or(false),
             sandbox: !merge
                 .switch("no-sandbox", set(args.no_sandbox))
+                .unwrap_or(false),
+            takeover: !merge
+                .switch("no-takeover", set(args.no_takeover))
                 .unwrap_or(false),
             view: view?,
             log,
@@ -144,6 +185,8 @@ struct Merge<'a> {
     options: MountOptions,
     problems: Vec<Problem>,
     notes: Vec<Note>,
+    /// What the volume file holds, where it is not to be read.
+    instead: Option<Volume>,
 }
 
 impl<'a> Merge<'a> {
@@ -153,6 +196,7 @@ impl<'a> Merge<'a> {
             options: MountOptions::default(),
             problems: Vec::new(),
             notes: Vec::new(),
+            instead: None,
         }
     }
 
@@ -229,10 +273,57 @@ impl<'a> Merge<'a> {
         Some(self.absolute(&path))
     }
 
+    /// Returns a program, absolute unless it is a mere name, which is looked for in `PATH`.
+    fn program(&mut self, name: &str, flag: Option<String>) -> Option<String> {
+        let program = self.pick(name, flag)?;
+        if program.is_empty() {
+            self.problem(
+                Place::Argument(format!("--{name}")),
+                "the program has no name",
+            );
+            return None;
+        }
+        if !program.contains('/') {
+            return Some(program);
+        }
+        let absolute = self.absolute(Path::new(&program));
+        Some(absolute.to_string_lossy().into_owned())
+    }
+
     /// Returns `path` from the working directory, without `.` but with `..`, which only the file
     /// system can resolve where symlinks are.
     fn absolute(&self, path: &Path) -> PathBuf {
         self.env.directory.join(path).components().collect()
+    }
+
+    /// Returns the files of TLS at the control address: a certificate and its key, and with them
+    /// perhaps the authorities of those who ask.
+    fn listen_tls(
+        &mut self,
+        cert: Option<PathBuf>,
+        key: Option<PathBuf>,
+        client_ca: Option<PathBuf>,
+    ) -> Option<TlsFiles> {
+        let what = match (cert, key, client_ca) {
+            (Some(cert), Some(key), client_ca) => {
+                return Some(TlsFiles {
+                    cert,
+                    key,
+                    client_ca,
+                });
+            }
+            (None, None, None) => return None,
+            (None, None, Some(_)) => {
+                "certificates are asked for over TLS only; name the certificate to show by \
+                 --listen-tls-cert and its key by --listen-tls-key"
+            }
+            _ => {
+                "a certificate and its key belong together; name both, by --listen-tls-cert and \
+                 --listen-tls-key"
+            }
+        };
+        self.problem(Place::Argument("--listen-tls-cert".into()), what);
+        None
     }
 
     fn mountpoint(&mut self, argument: &OsString) -> PathBuf {
@@ -250,6 +341,25 @@ impl<'a> Merge<'a> {
             );
         }
         self.absolute(Path::new(argument))
+    }
+
+    /// Returns whether we mount, or who gives us what is mounted.
+    fn origin(&mut self, args: &MountArgs, mountpoint: &Path) -> Origin {
+        let inherited = self
+            .pick("fuse-fd", args.fuse_fd)
+            .or_else(|| Origin::in_place_of_a_directory(mountpoint));
+        let socket = self.path("fuse-socket", args.fuse_socket.clone());
+        match (inherited, socket) {
+            (Some(_), Some(_)) => {
+                let what = "a descriptor and a socket together; give one of --fuse-fd and \
+                            --fuse-socket";
+                self.problem(Place::Argument("--fuse-socket".into()), what);
+                Origin::Mount
+            }
+            (Some(number), None) => Origin::Inherited(number),
+            (None, Some(socket)) => Origin::Socket(socket),
+            (None, None) => Origin::Mount,
+        }
     }
 
     fn view(
@@ -323,6 +433,9 @@ impl<'a> Merge<'a> {
             };
             let absolute = self.absolute(&file);
             let secrets = self.secrets_dir(args.secrets_dir.clone());
+            if let Some(volume) = self.instead.take() {
+                return (Some(volume), Some(absolute));
+            }
             return match Loaded::read(&absolute, &file, &secrets) {
                 Ok(loaded) => {
                     self.notes = loaded.notes;

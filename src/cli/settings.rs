@@ -4,7 +4,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use crate::config::{ByteRate, ByteSize, CacheSize, Note, Umask, Volume};
+use crate::config::{ByteRate, ByteSize, CacheSize, Note, OnChange, Umask, Volume};
+use crate::fuse::device::Origin;
 
 /// What every command that looks into a volume needs.
 #[derive(Debug, Clone, PartialEq)]
@@ -57,16 +58,38 @@ pub struct MountSettings {
     pub passthrough: bool,
     /// Whether the process stays in the foreground.
     pub foreground: bool,
+    /// Whether the mount point is made where it is not there.
+    pub mkdir: bool,
     /// Whether to wait until every layer was reached once before saying that the mount serves.
     pub wait: bool,
     /// The TCP address at which figures and health are told beside the control socket.
     pub listen: Option<SocketAddr>,
     /// The file with the token that whoever asks there must have, absolute.
     pub listen_token_file: Option<PathBuf>,
+    /// The files of TLS there; nothing for plain HTTP. Absolute.
+    pub listen_tls: Option<TlsFiles>,
+    /// Who is told when files changed.
+    pub on_change: OnChange,
+    /// Whether the mount is made here, or given by somebody who has made it.
+    pub origin: Origin,
     /// Whether the daemon gives up what it does not need.
     pub sandbox: bool,
+    /// Whether a holder keeps the mount, so that the daemon can be followed by another.
+    pub takeover: bool,
     /// Logging.
     pub log: LogSettings,
+}
+
+/// The files of TLS at the control address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The certificate that is shown, and those between it and its authority.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// The authorities of which whoever asks must have a certificate; nothing where nobody is asked
+    /// for one.
+    pub client_ca: Option<PathBuf>,
 }
 
 /// What is logged, where, and how.

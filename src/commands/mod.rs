@@ -10,12 +10,16 @@ use crate::config::{Note, NoteKind};
 pub mod act;
 pub mod cache;
 pub mod convert;
+pub mod doctor;
+pub mod fuse_helper;
 pub mod helper;
 pub mod look;
 pub mod manual;
 pub mod mount;
 pub mod probe;
+pub mod reload;
 pub mod status;
+pub mod upgrade;
 
 /// Threads that do async work, at least and at most: one that waits for something is another's
 /// turn, and more than there are processors only wake each other up. Four do the protocol and TLS

@@ -3,16 +3,22 @@
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Failure, decisions, runtime};
+use rustix::process::DumpableBehavior;
 use tracing::warn;
 
+use super::{Failure, decisions, runtime};
+
 use crate::app;
+use crate::app::reload::{Legacy, Resolve};
 use crate::cli::args::{LogArgs, MountArgs, UnmountArgs};
-use crate::cli::{Env, ExitStatus, MountSettings, resolve_mount};
+use crate::cli::{Env, ExitStatus, resolve_mount, resolve_mount_of};
 use crate::control::registry;
 use crate::fuse::mount;
+use crate::holder::{self, Post};
+use crate::notify;
 
 /// Set for the process that serves in the background: it tells its parent when it serves, and
 /// lets go of the terminal.
@@ -20,6 +26,9 @@ const BACKGROUND: &str = "SVOL_BACKGROUND";
 
 /// Mounts, and serves until the mount ends (in the foreground) or returns as soon as it serves.
 pub fn mount(args: &MountArgs, log: &LogArgs) -> Result<ExitStatus, Failure> {
+    if Post::is_asked_for() {
+        return work(args, log);
+    }
     let mut settings = resolve_mount(args, log, &Env::of_process()?)?;
     // Before a log is opened or a process started: neither may get into the mount point's way.
     app::prepare(&settings)?;
@@ -30,12 +39,16 @@ pub fn mount(args: &MountArgs, log: &LogArgs) -> Result<ExitStatus, Failure> {
         }
         return start_background();
     }
+    let origin = std::env::current_dir()?;
+    let again = again(args, log)?;
+    let mut log_file = None;
     if background {
         // Of its own session: no terminal's signals, and no directory kept busy.
         let _ = rustix::process::setsid();
         std::env::set_current_dir("/")?;
         if settings.log.file.is_none() {
-            settings.log.file = Some(default_log(&settings.mountpoint)?);
+            log_file = Some(default_log(&settings.mountpoint)?);
+            settings.log.file = log_file.clone();
         }
     }
     // Errors up to the moment it serves come out on the terminal, whatever is logged where.
@@ -43,19 +56,88 @@ pub fn mount(args: &MountArgs, log: &LogArgs) -> Result<ExitStatus, Failure> {
     for note in decisions(&settings.view) {
         warn!("{note}");
     }
-    serve(&settings, background)?;
+    let at = settings.mountpoint.clone();
+    let ready = move || match background {
+        true => app::detach(),
+        false => notify::ready(&format!("serving {}", at.display())),
+    };
+    if !settings.takeover {
+        serve(Legacy::first(settings), again, None, ready)?;
+        return Ok(ExitStatus::Done);
+    }
+    if settings.sandbox {
+        // Its environment may hold secrets; what it reads of itself, it still can.
+        let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    }
+    let (again, logs) = (args.clone(), log.clone());
+    let from = origin.clone();
+    let hook = move || {
+        let mut env = Env::of_process().ok()?;
+        env.directory = from.clone();
+        app::hook(&resolve_mount(&again, &logs, &env).ok()?)
+    };
+    let place = app::place(&settings, origin, log_file, hook)?;
+    // What of it counts later, workers read anew.
+    drop(settings);
+    holder::hold(place, ready).map_err(|error| Failure {
+        message: error.message,
+        status: match error.status {
+            2 => ExitStatus::Usage,
+            _ => ExitStatus::Failed,
+        },
+    })?;
     Ok(ExitStatus::Done)
 }
 
-fn serve(settings: &MountSettings, background: bool) -> Result<(), Failure> {
-    // Before the first thread: the sandbox is a thread's and of those that it starts.
-    app::enclose(settings, |enclosed| {
-        let runtime = runtime()?;
-        app::serve(settings, enclosed, runtime.handle(), || {
+/// Serves the mount of the holder that started this process.
+fn work(args: &MountArgs, log: &LogArgs) -> Result<ExitStatus, Failure> {
+    let post = Post::take()?;
+    let holder = post.mounter.clone();
+    let background = std::env::var_os(BACKGROUND).is_some();
+    let worked = (|| {
+        let again = again(args, log)?;
+        let left = post.hello.baggage().read()?;
+        let legacy = Legacy::after(left.as_deref(), &again)?;
+        if background {
+            std::env::set_current_dir("/")?;
+        }
+        crate::logging::init(&legacy.settings.log).map_err(Failure::usage)?;
+        serve(legacy, again, Some(post), || {
             if background {
-                app::detach();
+                app::let_go();
             }
-        })?;
+        })
+    })();
+    match worked {
+        Ok(()) => Ok(ExitStatus::Done),
+        Err(Failure { message, status }) => {
+            // It is the holder who speaks to the user.
+            holder.last_words(&message, status.code());
+            let message = String::new();
+            Err(Failure { message, status })
+        }
+    }
+}
+
+/// Returns what reads the settings of this very mount anew.
+fn again(args: &MountArgs, log: &LogArgs) -> Result<Resolve, Failure> {
+    let (args, log, env) = (args.clone(), log.clone(), Env::of_process()?);
+    Ok(Arc::new(move |volume| {
+        resolve_mount_of(&args, &log, &env, volume)
+    }))
+}
+
+fn serve(
+    legacy: Legacy,
+    again: Resolve,
+    post: Option<Post>,
+    ready: impl FnOnce() + Send,
+) -> Result<(), Failure> {
+    // Before the first thread: the sandbox is a thread's and of those that it starts.
+    let (settings, retired) = (legacy.settings.clone(), legacy.retired.clone());
+    app::enclose(&settings, &retired, post, |enclosed| {
+        let runtime = runtime()?;
+        app::serve(legacy, again, enclosed, runtime.handle(), ready)?;
         // What still waits for a source does not keep us.
         runtime.shutdown_timeout(Duration::from_secs(1));
         Ok(())
@@ -67,6 +149,8 @@ fn start_background() -> Result<ExitStatus, Failure> {
     let mut child = Command::new(std::env::current_exe()?)
         .args(std::env::args_os().skip(1))
         .env(BACKGROUND, "1")
+        // A service manager waits for whom it started, not for what that leaves behind.
+        .env_remove("NOTIFY_SOCKET")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()?;
@@ -133,8 +217,10 @@ fn unmount_one(path: &Path, timeout: Duration) -> Result<(), String> {
     let started = Instant::now();
     while record.as_ref().is_some_and(|r| r.is_alive()) {
         if started.elapsed() > timeout {
+            let pid = record.as_ref().map_or(0, |r| r.pid);
             return Err(format!(
-                "{at}: unmounted, but its daemon is still busy ending"
+                "{at}: unmounted, but its daemon is still busy ending, or serves a container that \
+                 has its own copy of the mount; `kill {pid}` ends it there too"
             ));
         }
         std::thread::sleep(Duration::from_millis(5));

@@ -78,6 +78,31 @@ fn default_cache() -> Option<Cache> {
     Some(Cache::of(&cache, settings.dir))
 }
 
+fn print_takeover(mount: &Mount, out: &mut dyn Write) -> std::io::Result<()> {
+    let Some(history) = &mount.takeover else {
+        return Ok(());
+    };
+    if let Some(last) = &history.last {
+        let count: u64 = history.restarts.values().sum();
+        writeln!(
+            out,
+            "  ! served by another process since {} ({}, number {count}): {}",
+            last.at,
+            last.reason.name(),
+            last.message
+        )?;
+    }
+    if let Some(refused) = &history.refused {
+        let reason = refused.reason.name();
+        writeln!(
+            out,
+            "  ! no {reason} at {}: {}",
+            refused.at, refused.message
+        )?;
+    }
+    Ok(())
+}
+
 fn size(bytes: u64) -> String {
     ByteSize(bytes).display().iec().to_string()
 }
@@ -99,6 +124,7 @@ fn print(status: &Status, out: &mut dyn Write) -> std::io::Result<()> {
                 None => "on".into(),
             }
         )?;
+        print_takeover(mount, out)?;
         print_table(&mount.layers, out)?;
         if let Some(memory) = &mount.memory {
             writeln!(
@@ -137,6 +163,18 @@ fn print(status: &Status, out: &mut dyn Write) -> std::io::Result<()> {
                     "  ! {}: {} names cannot be shown (see the log)",
                     layer.name, layer.hidden
                 )?;
+            }
+        }
+        for condition in mount.conditions.iter().filter(|c| c.status == "False") {
+            writeln!(
+                out,
+                "  ! the volume file is not what is served, since {}: {}",
+                condition.last_transition_time, condition.message
+            )?;
+        }
+        for hook in &mount.on_change {
+            if let Some(error) = &hook.last_error {
+                writeln!(out, "  ! the change hook {}: {error}", hook.target)?;
             }
         }
         for error in mount.path_errors.iter().take(ERRORS) {

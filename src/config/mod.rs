@@ -11,6 +11,7 @@ pub mod load;
 pub mod names;
 mod node;
 pub mod note;
+mod on_change;
 pub(crate) mod original;
 pub mod secret;
 pub mod source;
@@ -24,6 +25,7 @@ pub use host::{ContainerName, GitRef, GitUrl, HostName, RemotePath, UserName};
 pub use load::Loaded;
 pub use names::{BucketName, GlobPattern, GraftPath, HttpUrl, Label, NameError};
 pub use note::{Note, NoteKind};
+pub use on_change::{OnChange, Webhook};
 pub use secret::{Secret, SecretError, SecretRef};
 pub use source::{
     AzureClientSecret, AzureCredentials, AzureSource, BasicAuth, BearerAuth, ClientCertificate,

@@ -31,6 +31,15 @@ spec:
   timeout: 20s
   cache: {dir: cache, size: 20GiB}
   mount: {uid: 1000, gid: 1000, umask: 022, allowOther: true, bwlimit: 10MiB/s, memory: 128MiB}
+  onChange:
+    command: [bin/tell, --quickly]
+    webhook:
+      url: https://hooks.example.org/changed?key=5
+      auth: {bearer: {token: {fromFile: token}}}
+      headers: {X-Team: {fromEnv: TEAM}}
+      tls: {caFile: ca.pem}
+      proxy: {url: 'http://proxy:3128'}
+    timeout: 10s
   layers:
     - name: models
       s3:
@@ -147,6 +156,14 @@ fn everything_is_read() {
         Some(10 << 20)
     );
     assert_eq!(spec.mount.memory.map(|size| size.0), Some(128 << 20));
+
+    let hook = &spec.on_change;
+    assert_eq!(hook.command, ["/etc/svol/bin/tell", "--quickly"]);
+    assert_eq!(hook.timeout(), Duration::from_secs(10));
+    let webhook = hook.webhook.as_ref().unwrap();
+    assert_eq!(webhook.shown(), "https://hooks.example.org");
+    let token = SecretRef::FromFile("/etc/svol/token".into());
+    assert_eq!(webhook.auth, Some(HttpAuth::Bearer(BearerAuth { token })));
 
     let models = &spec.layers[0];
     let Source::S3(s3) = &models.source else {

@@ -224,6 +224,10 @@ impl Checker {
             }
             self.check_source(&layer.source, root, &here);
         }
+        for (field, what) in volume.spec.on_change.problems() {
+            let path: Vec<&str> = ["onChange"].into_iter().chain(field).collect();
+            self.report_in(root, &layers[..1], &path, what);
+        }
     }
 
     fn check_source(&mut self, source: &Source, root: &Node, layer: &[Step]) {

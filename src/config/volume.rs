@@ -14,6 +14,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
 use super::names::{GlobPattern, GraftPath, Label};
+use super::on_change::OnChange;
 use super::source::{
     AzureSource, FtpSource, GcsSource, GitSource, HttpSource, LocalSource, S3Source, SftpSource,
     Source, WebdavSource, is_false,
@@ -100,6 +101,9 @@ pub struct Spec {
     /// Where the mount tells how it is.
     #[serde(default, skip_serializing_if = "ControlSpec::is_empty")]
     pub control: ControlSpec,
+    /// Who is told when files changed.
+    #[serde(default, skip_serializing_if = "OnChange::is_empty")]
+    pub on_change: OnChange,
 }
 
 /// Where a mount tells how it is, beside its control socket.
@@ -113,6 +117,16 @@ pub struct ControlSpec {
     /// The file with the bearer token that is asked for there. `--listen-token-file`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listen_token_file: Option<PathBuf>,
+    /// The file with the certificate to show there, in PEM: then it is HTTPS. `--listen-tls-cert`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listen_tls_cert: Option<PathBuf>,
+    /// The file with that certificate's private key, in PEM. `--listen-tls-key`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listen_tls_key: Option<PathBuf>,
+    /// The file with the authorities, in PEM, of which whoever asks there must have a certificate.
+    /// `--listen-client-ca`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listen_client_ca: Option<PathBuf>,
 }
 
 impl ControlSpec {
@@ -430,6 +444,7 @@ impl Volume {
                 cache: CacheSpec::default(),
                 mount: MountSpec::default(),
                 control: ControlSpec::default(),
+                on_change: OnChange::default(),
             },
         }
     }
@@ -454,9 +469,17 @@ impl Volume {
         if let Some(dir) = &mut self.spec.cache.dir {
             *dir = base.join(&*dir);
         }
-        if let Some(file) = &mut self.spec.control.listen_token_file {
+        let control = &mut self.spec.control;
+        let files = [
+            &mut control.listen_token_file,
+            &mut control.listen_tls_cert,
+            &mut control.listen_tls_key,
+            &mut control.listen_client_ca,
+        ];
+        for file in files.into_iter().flatten() {
             *file = base.join(&*file);
         }
+        self.spec.on_change.resolve_paths(base);
     }
 
     /// Returns the JSON Schema of the document, draft 2020-12.

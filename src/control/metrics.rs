@@ -15,6 +15,7 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 pub fn render(mount: &Mount) -> String {
     let mut page = Page::default();
     about(&mut page, mount);
+    takeover(&mut page, mount);
     layers(&mut page, &mount.layers);
     latency(&mut page, &mount.layers);
     cache(&mut page, mount);
@@ -92,6 +93,63 @@ fn about(page: &mut Page, mount: &Mount) {
     page.one("svol_passthrough_opens_total", COUNTER, help, opens);
     let help = "Paths that failed and have not worked since, of the last 256.";
     page.one("svol_failing_paths", GAUGE, help, mount.failing_paths);
+    reloads(page, mount);
+    hooks(page, mount);
+}
+
+/// How often the volume file was another one.
+fn reloads(page: &mut Page, mount: &Mount) {
+    let help = "The generation of the volume file that is served; 1 for the one that was mounted.";
+    page.one("svol_volume_generation", GAUGE, help, mount.generation);
+    let help = "Times that the volume file had changed, by what came of it.";
+    page.family("svol_reload_total", COUNTER, help);
+    for (result, times) in [
+        ("applied", mount.reloads.applied),
+        ("rejected", mount.reloads.rejected),
+    ] {
+        page.sample("svol_reload_total", &[("result", result)], times);
+    }
+    let help = "When the volume file that is served was taken up.";
+    let name = "svol_reload_last_success_timestamp_seconds";
+    page.one(name, GAUGE, help, mount.reloads.taken_up_seconds);
+    let help = "Whether the volume file as it is now is what is served.";
+    let accepted = mount.conditions.iter().all(|c| c.status == "True");
+    page.one("svol_volume_accepted", GAUGE, help, u8::from(accepted));
+}
+
+/// Who was told of changes.
+fn hooks(page: &mut Page, mount: &Mount) {
+    if mount.on_change.is_empty() {
+        return;
+    }
+    const NAME: &str = "svol_change_hook_runs_total";
+    let help = "Times that the change hook ran, by what came of it.";
+    page.family(NAME, COUNTER, help);
+    for hook in &mount.on_change {
+        let done = hook.runs.saturating_sub(hook.failures);
+        for (result, runs) in [("done", done), ("failed", hook.failures)] {
+            let labels = [("hook", hook.kind.as_str()), ("result", result)];
+            page.sample(NAME, &labels, runs);
+        }
+    }
+}
+
+/// How the process that serves was followed by others.
+fn takeover(page: &mut Page, mount: &Mount) {
+    let Some(history) = &mount.takeover else {
+        return;
+    };
+    let help = "Times that the process which serves was followed by another, by reason.";
+    page.family("svol_worker_restarts_total", COUNTER, help);
+    for (reason, count) in &history.restarts {
+        let label = [("reason", reason.name())];
+        page.sample("svol_worker_restarts_total", &label, count);
+    }
+    if let Some(last) = &history.last {
+        let help = "For how long nobody served the last time.";
+        let name = "svol_worker_restart_stall_seconds";
+        page.one(name, GAUGE, help, last.stall_seconds);
+    }
 }
 
 fn layers(page: &mut Page, layers: &[Layer]) {

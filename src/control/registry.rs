@@ -15,19 +15,35 @@ use serde::{Deserialize, Serialize};
 pub struct Record {
     /// Where it is mounted.
     pub mountpoint: PathBuf,
-    /// The process that serves it.
+    /// The process that ends when the mount does: its holder, or the daemon where there is none.
     pub pid: u32,
     /// When that process started, in clock ticks since boot: tells it from a later one that got
     /// its number.
     pub started: u64,
     /// Its control socket.
     pub socket: PathBuf,
+    /// The directory in which what belongs to the mount outlives its workers, with the holder's
+    /// socket; nothing where there is no holder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dir: Option<PathBuf>,
 }
 
 impl Record {
     /// Returns whether the process still runs.
     pub fn is_alive(&self) -> bool {
         start_time(self.pid) == Some(self.started)
+    }
+
+    /// Returns where the holder takes those who want to replace its worker.
+    pub fn upgrade_socket(&self) -> Option<PathBuf> {
+        Some(self.dir.as_ref()?.join("upgrade.sock"))
+    }
+
+    fn remove_files(&self) {
+        let _ = fs::remove_file(&self.socket);
+        if let Some(dir) = &self.dir {
+            let _ = fs::remove_dir_all(dir);
+        }
     }
 }
 
@@ -41,6 +57,13 @@ pub struct Registration {
 impl Registration {
     /// Registers the mount that this process serves at `mountpoint`.
     pub fn new(mountpoint: &Path) -> io::Result<Registration> {
+        let registration = Registration::reserve(mountpoint)?;
+        registration.publish()?;
+        Ok(registration)
+    }
+
+    /// Says what will be registered, and removes what stands in its way.
+    fn reserve(mountpoint: &Path) -> io::Result<Registration> {
         let dir = runtime_dir()?;
         let id = blake3::hash(mountpoint.as_os_str().as_encoded_bytes()).to_hex();
         let pid = std::process::id();
@@ -49,14 +72,31 @@ impl Registration {
             pid,
             started: start_time(pid).unwrap_or(0),
             socket: dir.join(format!("{}-{pid}.sock", &id[..16])),
+            dir: None,
         };
         let file = dir.join(format!("{}-{pid}.json", &id[..16]));
         let _ = fs::remove_file(&record.socket);
-        // Written aside and renamed: a reader never sees half of it.
-        let aside = file.with_extension("new");
-        fs::write(&aside, serde_json::to_vec(&record)?)?;
-        fs::rename(&aside, &file)?;
         Ok(Registration { record, file })
+    }
+
+    /// Prepares to register the mount that this process holds at `mountpoint`, with a directory of
+    /// its own; [`publish`](Self::publish) registers it.
+    pub fn of_holder(mountpoint: &Path) -> io::Result<Registration> {
+        let mut registration = Registration::reserve(mountpoint)?;
+        let dir = registration.file.with_extension("d");
+        // A process of the same number left it, one that was killed.
+        let _ = fs::remove_dir_all(&dir);
+        DirBuilder::new().mode(0o700).create(&dir)?;
+        registration.record.dir = Some(dir);
+        Ok(registration)
+    }
+
+    /// Registers the mount.
+    pub fn publish(&self) -> io::Result<()> {
+        // Written aside and renamed: a reader never sees half of it.
+        let aside = self.file.with_extension("new");
+        fs::write(&aside, serde_json::to_vec(&self.record)?)?;
+        fs::rename(&aside, &self.file)
     }
 
     /// Returns what was registered.
@@ -68,7 +108,7 @@ impl Registration {
 impl Drop for Registration {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.file);
-        let _ = fs::remove_file(&self.record.socket);
+        self.record.remove_files();
     }
 }
 
@@ -85,7 +125,7 @@ pub fn list() -> io::Result<Vec<Record>> {
         match serde_json::from_slice::<Record>(&bytes) {
             Ok(record) if record.is_alive() => records.push(record),
             Ok(record) => {
-                let _ = fs::remove_file(&record.socket);
+                record.remove_files();
                 let _ = fs::remove_file(&path);
             }
             // Of another release: none of our business.
@@ -168,6 +208,7 @@ mod tests {
             pid,
             started,
             socket: "/s".into(),
+            dir: None,
         };
         assert!(record(started).is_alive());
         assert!(!record(started + 1).is_alive());

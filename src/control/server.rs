@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use axum::body::Body;
@@ -25,11 +25,14 @@ use super::tcp::{self, Door};
 use super::{metrics, status};
 use crate::act;
 use crate::app::View;
+use crate::app::reload::{Answer as Reloaded, Reloader};
 use crate::catalogue::{Db, Memory, RefreshReport};
 use crate::entry::Timestamp;
 use crate::fetch::Fetcher;
 use crate::fuse::mounter::Mounter;
 use crate::fuse::{Notifications, Passthrough};
+use crate::holder::History;
+use crate::hook::Hooks;
 use crate::memory::{Budget, Ceiling, INODE, resident};
 use crate::path::RelPath;
 use crate::sandbox;
@@ -39,9 +42,6 @@ use crate::vfs::{Trouble, Vfs};
 
 /// How many failing paths the status tells of: what a person reads.
 const PATHS: usize = 20;
-
-/// The generation of the volume that was mounted.
-const GENERATION: u64 = 1;
 
 /// What the control socket speaks of.
 struct Subject {
@@ -59,8 +59,11 @@ struct Subject {
     fetcher: Arc<Fetcher>,
     db: Db,
     pulse: Pulse,
+    mounter: Weak<Mounter>,
     waker: Waker,
     listen: Option<String>,
+    hooks: Option<Arc<Hooks>>,
+    reloader: Arc<Reloader>,
     started: Instant,
 }
 
@@ -74,6 +77,10 @@ pub struct Around {
     pub notifications: Notifications,
     /// Asks the mount.
     pub mounter: Arc<Mounter>,
+    /// Looks after the volume file.
+    pub reloader: Arc<Reloader>,
+    /// Who is told of changes.
+    pub hooks: Option<Arc<Hooks>>,
     /// Where to listen beside the socket.
     pub door: Option<Door>,
 }
@@ -86,11 +93,15 @@ type Answer<T> = Result<Json<T>, (StatusCode, String)>;
 /// Starts answering on the record's socket, which only this user may open, and over TCP where that
 /// was asked for; until what is returned is dropped.
 pub async fn start(record: Record, view: &View, around: Around) -> std::io::Result<JoinSet<()>> {
-    let listener = tokio::net::UnixListener::bind(&record.socket)?;
-    std::fs::set_permissions(&record.socket, std::fs::Permissions::from_mode(0o600))?;
+    // Bound aside and renamed: there is always somebody behind the name, if only the one before.
+    let aside = record.socket.with_extension("next");
+    let _ = std::fs::remove_file(&aside);
+    let listener = tokio::net::UnixListener::bind(&aside)?;
+    std::fs::set_permissions(&aside, std::fs::Permissions::from_mode(0o600))?;
+    std::fs::rename(&aside, &record.socket)?;
     let address = around.door.as_ref().map(|door| door.socket.local_addr());
     let listen = address.transpose()?.map(|address| address.to_string());
-    let layers = view.vfs.namespace().layers();
+    let layers = view.vfs.namespace().active();
     let required = view.guards.iter().zip(layers).filter(|(_, l)| l.required);
     let subject = Arc::new(Subject {
         record,
@@ -107,8 +118,11 @@ pub async fn start(record: Record, view: &View, around: Around) -> std::io::Resu
         fetcher: view.fetcher.clone(),
         db: view.db.clone(),
         pulse: Pulse::new(&around.mounter),
+        mounter: Arc::downgrade(&around.mounter),
         waker: Waker::new(required.map(|(guard, _)| guard.clone())),
         listen,
+        hooks: around.hooks,
+        reloader: around.reloader,
         started: Instant::now(),
     });
     // What only tells; the rest is for whoever may open the socket.
@@ -120,6 +134,7 @@ pub async fn start(record: Record, view: &View, around: Around) -> std::io::Resu
     let app = telling
         .clone()
         .route("/refresh", post(refresh))
+        .route("/reload", post(reload))
         .route("/act", post(act).layer(DefaultBodyLimit::max(REQUEST)))
         .route("/explain", get(explain));
     #[cfg(feature = "failpoints")]
@@ -131,10 +146,10 @@ pub async fn start(record: Record, view: &View, around: Around) -> std::io::Resu
             tracing::warn!(%error, "the control socket closed");
         }
     });
-    if let Some(Door { socket, token }) = around.door {
-        let listener = tcp::Bounded::new(socket)?;
+    if let Some(Door { socket, rules }) = around.door {
+        let listener = tcp::Bounded::new(socket, rules.tls.clone())?;
         let app = telling
-            .layer(from_fn_with_state(token, tcp::admit))
+            .layer(from_fn_with_state(rules, tcp::admit))
             .with_state(subject);
         serving.spawn(async move {
             if let Err(error) = axum::serve(listener, app).await {
@@ -181,6 +196,11 @@ async fn refresh(
     // Whoever asked sees what was found.
     subject.notifications.told().await;
     Ok(Json(described(&report)))
+}
+
+/// Looks at the volume file, and has it taken up where it is another one.
+async fn reload(State(subject): State<Arc<Subject>>) -> Json<Reloaded> {
+    Json(subject.reloader.look().await)
 }
 
 /// Acts on the cache, and tells of it as it goes on: an event a line. Ends when the asker goes.
@@ -253,12 +273,13 @@ impl Subject {
         status::Mount {
             mountpoint: self.record.mountpoint.clone(),
             name: self.name.clone(),
-            pid: self.record.pid,
+            pid: std::process::id(),
+            takeover: self.history(),
             socket: self.record.socket.clone(),
             control_socket: self.record.socket.clone(),
             listen: self.listen.clone(),
             uptime_seconds: self.started.elapsed().as_secs_f64(),
-            generation: GENERATION,
+            generation: self.reloader.generation(),
             layers: self.layers(),
             cache: Some(cache),
             memory: Some(self.memory(self.cache.stats().memory_used, inodes as u64)),
@@ -268,7 +289,34 @@ impl Subject {
             failing_paths: troubles.len() as u64,
             path_errors: troubles.iter().take(PATHS).map(|t| self.told(t)).collect(),
             passthrough: self.passed(),
+            on_change: self.hooks(),
+            conditions: self.reloader.condition().into_iter().collect(),
+            reloads: self.reloads(),
         }
+    }
+
+    fn reloads(&self) -> status::Reloads {
+        let (applied, rejected) = self.reloader.counts();
+        status::Reloads {
+            applied,
+            rejected,
+            taken_up: rfc3339(self.reloader.taken_up()),
+            taken_up_seconds: self.reloader.taken_up().0 as f64 / 1e9,
+        }
+    }
+
+    fn hooks(&self) -> Vec<status::Hook> {
+        let tallies = self.hooks.iter().flat_map(|hooks| hooks.tallies());
+        tallies
+            .map(|(kind, target, tally)| status::Hook {
+                kind: kind.to_owned(),
+                target,
+                runs: tally.done + tally.failed,
+                failures: tally.failed,
+                last_success: tally.last_success,
+                last_error: tally.last_error,
+            })
+            .collect()
     }
 
     fn passed(&self) -> status::Passthrough {
@@ -302,6 +350,11 @@ impl Subject {
                 part("queue", self.db.queued(), budget.queue),
             ],
         }
+    }
+
+    /// Asks the holder, which answers at once.
+    fn history(&self) -> Option<History> {
+        serde_json::from_str(&self.mounter.upgrade()?.history()?).ok()
     }
 
     fn told(&self, trouble: &Trouble) -> status::PathError {
@@ -346,7 +399,7 @@ impl Subject {
             reason: health.reason.to_owned(),
             message: health.message.clone(),
             last_transition_time: rfc3339(health.last_transition),
-            observed_generation: GENERATION,
+            observed_generation: self.reloader.generation(),
         };
         status::Layer {
             name: layer.name.clone(),

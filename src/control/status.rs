@@ -30,6 +30,9 @@ pub struct Mount {
     pub name: String,
     /// The process that serves it.
     pub pid: u32,
+    /// What its holder knows of this process and those before; nothing where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub takeover: Option<crate::holder::History>,
     /// Its control socket.
     pub socket: PathBuf,
     /// The same, by the name that the documentation uses.
@@ -67,6 +70,48 @@ pub struct Mount {
     /// Whether the kernel reads complete cached files itself.
     #[serde(default)]
     pub passthrough: Passthrough,
+    /// Whether the volume file is what is served (`VolumeAccepted`), where there is one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
+    /// How often the volume file was taken up.
+    #[serde(default)]
+    pub reloads: Reloads,
+    /// Who is told of changes, and how that went.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub on_change: Vec<Hook>,
+}
+
+/// How often the volume file was another one since the mount.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Reloads {
+    /// And was taken up.
+    pub applied: u64,
+    /// And was not.
+    pub rejected: u64,
+    /// When what is served was taken up, as RFC 3339.
+    pub taken_up: String,
+    /// The same in seconds since 1970.
+    pub taken_up_seconds: f64,
+}
+
+/// A command or a web server that is told of changes.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Hook {
+    /// `command` or `webhook`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The program, or the server without the URL's path.
+    pub target: String,
+    /// How often it was told.
+    pub runs: u64,
+    /// How often that failed.
+    pub failures: u64,
+    /// When it last succeeded, as RFC 3339.
+    pub last_success: Option<String>,
+    /// When and why it last failed.
+    pub last_error: Option<String>,
 }
 
 /// A path's last failure.

@@ -23,16 +23,23 @@ use crate::entry::Kind;
 use crate::vfs::{self, Attr, FOREVER, Vfs};
 
 mod caller;
+pub mod device;
 mod errno;
+mod gate;
+pub(crate) mod handshake;
+pub mod helper;
 pub mod mount;
 pub mod mounter;
 mod notify;
+pub(crate) mod orders;
 mod passthrough;
 pub mod probe;
 pub mod prune;
 mod replies;
 mod report;
+pub mod runner;
 
+pub use gate::Gate;
 pub use notify::{Notifications, Pending};
 pub use passthrough::{Passthrough, State as PassthroughState};
 pub use replies::Replies;
@@ -50,6 +57,9 @@ const MANY_INODES: usize = 65_536;
 /// The block size of `statfs`, and of attributes.
 const BLOCK: u32 = 4096;
 
+/// Set in the number of a request that the kernel sends once more, to a process that took over.
+const SENT_AGAIN: u64 = 1 << 63;
+
 /// For how long the kernel may keep a directory's attributes that it asked for by number.
 const DIR_ATTR: Duration = Duration::from_secs(1);
 
@@ -60,6 +70,7 @@ pub struct Fuse {
     reporter: Arc<Reporter>,
     passthrough: Arc<Passthrough>,
     replies: Arc<Replies>,
+    gate: Gate,
     /// Whether the kernel's cache of directories can be trusted (not on 6.9 to 6.12, whose ignores
     /// its own expiry).
     cache_dirs: bool,
@@ -83,6 +94,7 @@ impl Fuse {
             reporter: Arc::new(Reporter::default()),
             passthrough,
             replies: Arc::default(),
+            gate: Gate::default(),
             max_background: MAX_BACKGROUND,
             plus_always: true,
             cache_dirs: mount::kernel_version().is_none_or(|v| !((6, 9)..=(6, 12)).contains(&v)),
@@ -107,6 +119,11 @@ impl Fuse {
         self.replies.clone()
     }
 
+    /// Returns what keeps requests out once this process is to be replaced.
+    pub fn gate(&self) -> Gate {
+        self.gate.clone()
+    }
+
     /// Runs what has to wait, for as long as its caller wants the answer.
     fn spawn<T: Send + 'static>(
         &self,
@@ -118,19 +135,52 @@ impl Fuse {
     ) {
         let pid = req.pid();
         let (reporter, vfs) = (self.reporter.clone(), self.vfs.clone());
+        let under_way = self.gate.go_on();
         self.runtime.spawn(async move {
             let result = caller::unless_killed(pid, work).await;
             if let Err(error) = &result {
                 reporter.failed(&vfs, what, ino.0, error);
             }
             reply(result.map_err(|e| errno::errno(&e)));
+            drop(under_way);
         });
     }
 
     fn failed(&self, what: &'static str, ino: INodeNo, error: &vfs::Error) -> Errno {
-        self.reporter.failed(&self.vfs, what, ino.0, error);
-        errno::errno(error)
+        told(&self.reporter, &self.vfs, what, ino, error)
     }
+
+    /// Reads a directory. One that another process opened is listed first, which may have to wait.
+    fn with_dir(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        read: impl FnOnce(&Vfs, &Reporter, vfs::Result<()>) + Send + 'static,
+    ) {
+        if let Some(known) = self.vfs.reopen_dir_now(fh.0, ino.0) {
+            return read(&self.vfs, &self.reporter, known);
+        }
+        let (pid, vfs, reporter) = (req.pid(), self.vfs.clone(), self.reporter.clone());
+        let under_way = self.gate.go_on();
+        self.runtime.spawn(async move {
+            let known = caller::unless_killed(pid, vfs.reopen_dir(fh.0, ino.0)).await;
+            read(&vfs, &reporter, known);
+            drop(under_way);
+        });
+    }
+}
+
+/// Reports a failure, and returns what the kernel calls it.
+fn told(
+    reporter: &Reporter,
+    vfs: &Vfs,
+    what: &'static str,
+    ino: INodeNo,
+    error: &vfs::Error,
+) -> Errno {
+    reporter.failed(vfs, what, ino.0, error);
+    errno::errno(error)
 }
 
 fn file_attr(attr: &Attr) -> FileAttr {
@@ -227,6 +277,7 @@ impl Filesystem for Fuse {
     }
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let _begun = self.gate.enter();
         let answer = |fuse: &Fuse, result: vfs::Result<vfs::Looked>, reply: ReplyEntry| match result
         {
             Ok(looked) => reply_entry(reply, &looked),
@@ -275,6 +326,7 @@ impl Filesystem for Fuse {
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        let _begun = self.gate.enter();
         #[cfg(feature = "failpoints")]
         wedge::stand();
         match self.vfs.attr(ino.0) {
@@ -286,6 +338,7 @@ impl Filesystem for Fuse {
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+        let _begun = self.gate.enter();
         match self.vfs.readlink(ino.0) {
             Ok(target) => reply.data(target.as_bytes()),
             Err(error) => reply.error(self.failed("readlink", ino, &error)),
@@ -293,13 +346,20 @@ impl Filesystem for Fuse {
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let _begun = self.gate.enter();
         if flags.acc_mode() != OpenAccMode::O_RDONLY {
             return reply.error(Errno::EROFS);
         }
         // An inode is a version, so its pages are right for as long as the kernel keeps them; and
         // there is nothing to flush.
         let how = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH;
-        let caller = req.pid();
+        let caller = vfs::Caller {
+            thread: req.pid(),
+            request: req.unique().0 & !SENT_AGAIN,
+        };
+        if let Some(fh) = self.vfs.opened_before(caller.request, ino.0) {
+            return self.passthrough.repeat(ino.0, fh, reply, how);
+        }
         match self.vfs.open_now_for(ino.0, caller) {
             Some(Ok(fh)) => self.passthrough.answer(&self.vfs, ino.0, fh, reply, how),
             Some(Err(error)) => reply.error(self.failed("open", ino, &error)),
@@ -326,6 +386,7 @@ impl Filesystem for Fuse {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        let _begun = self.gate.enter();
         let size = size as usize;
         let mut reply = Some(reply);
         BUFFER.with_borrow_mut(|buffer| {
@@ -348,6 +409,7 @@ impl Filesystem for Fuse {
         });
         if reply.is_some() {
             let (pid, vfs, reporter) = (req.pid(), self.vfs.clone(), self.reporter.clone());
+            let under_way = self.gate.go_on();
             self.runtime.spawn(async move {
                 let work = vfs.read_with(fh.0, ino.0, offset, size, |bytes| {
                     if let Some(reply) = reply.take() {
@@ -360,6 +422,7 @@ impl Filesystem for Fuse {
                         reply.error(errno::errno(&error));
                     }
                 }
+                drop(under_way);
             });
         }
     }
@@ -386,12 +449,15 @@ impl Filesystem for Fuse {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.vfs.release(fh.0);
-        self.passthrough.released(ino.0);
+        let _begun = self.gate.enter();
+        if self.vfs.release(fh.0) {
+            self.passthrough.released(&self.vfs, ino.0);
+        }
         reply.ok();
     }
 
     fn opendir(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let _begun = self.gate.enter();
         let (cache_dirs, vfs) = (self.cache_dirs, self.vfs.clone());
         let opened = move |reply: ReplyOpen, dir: vfs::OpenedDir| {
             let how = match (cache_dirs, dir.unchanged) {
@@ -418,38 +484,49 @@ impl Filesystem for Fuse {
 
     fn readdir(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let result = self.vfs.readdir(fh.0, ino.0, offset, false, |e| {
-            !reply.add(INodeNo(e.attr.ino), e.next, file_type(e.attr.kind), e.name)
+        let _begun = self.gate.enter();
+        self.with_dir(req, ino, fh, move |vfs, reporter, known| {
+            let result = known.and_then(|()| {
+                vfs.readdir(fh.0, ino.0, offset, false, |e| {
+                    !reply.add(INodeNo(e.attr.ino), e.next, file_type(e.attr.kind), e.name)
+                })
+            });
+            match result {
+                Ok(()) => reply.ok(),
+                Err(error) => reply.error(told(reporter, vfs, "readdir", ino, &error)),
+            }
         });
-        match result {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(self.failed("readdir", ino, &error)),
-        }
     }
 
     fn readdirplus(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let _under_way = self.replies.begin();
-        let result = self.vfs.readdir(fh.0, ino.0, offset, true, |e| {
-            let attr = file_attr(&e.attr);
-            !reply.add(attr.ino, e.next, e.name, &e.ttl, &attr, Generation(0))
+        let _begun = self.gate.enter();
+        let replies = self.replies.clone();
+        self.with_dir(req, ino, fh, move |vfs, reporter, known| {
+            let _under_way = replies.begin();
+            let result = known.and_then(|()| {
+                vfs.readdir(fh.0, ino.0, offset, true, |e| {
+                    let attr = file_attr(&e.attr);
+                    !reply.add(attr.ino, e.next, e.name, &e.ttl, &attr, Generation(0))
+                })
+            });
+            match result {
+                Ok(()) => reply.ok(),
+                Err(error) => reply.error(told(reporter, vfs, "readdir", ino, &error)),
+            }
         });
-        match result {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(self.failed("readdir", ino, &error)),
-        }
     }
 
     fn releasedir(
@@ -460,11 +537,13 @@ impl Filesystem for Fuse {
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
+        let _begun = self.gate.enter();
         self.vfs.releasedir(fh.0);
         reply.ok();
     }
 
     fn statfs(&self, req: &Request, ino: INodeNo, reply: ReplyStatfs) {
+        let _begun = self.gate.enter();
         let vfs = self.vfs.clone();
         let work = async move { Ok(vfs.size().await) };
         self.spawn(req, "statfs", ino, work, |result| match result {
@@ -478,6 +557,7 @@ impl Filesystem for Fuse {
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let _begun = self.gate.enter();
         // There are no labels and no capabilities: said like this, `ls -l` asks for one file only.
         if name.as_bytes().starts_with(b"security.") {
             return reply.error(Errno::EOPNOTSUPP);

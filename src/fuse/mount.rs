@@ -12,8 +12,9 @@ use fuser::{BackgroundSession, Config, Session, SessionACL};
 use rustix::mount::{MountFlags, UnmountFlags};
 use tracing::{debug, info};
 
-use super::Fuse;
+use super::device::{BadDevice, Origin};
 use super::mounter::Mounter;
+use super::{Fuse, handshake};
 use crate::memory::Hierarchy;
 use crate::sandbox::Errand;
 
@@ -82,7 +83,7 @@ fn parse_mountinfo(text: &[u8]) -> Vec<MountInfo> {
 }
 
 /// Undoes the kernel's escapes: a backslash and three octal digits.
-fn unescape(field: &[u8]) -> Vec<u8> {
+pub(crate) fn unescape(field: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(field.len());
     let mut at = 0;
     while at < field.len() {
@@ -143,6 +144,9 @@ pub enum BadMountpoint {
         .0.display(), .0.display()
     )]
     Wedged(PathBuf),
+    /// What was inherited is no mount's device.
+    #[error("--fuse-fd: {0}")]
+    Device(#[from] BadDevice),
     /// The daemon would read through its own mount.
     #[error(
         "{} is inside {what} {} or the other way round; the mount would hide it or read itself",
@@ -160,18 +164,37 @@ pub enum BadMountpoint {
 
 fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::NotFound => "; create it first (mkdir -p)",
+        io::ErrorKind::NotFound => "; create it first (mkdir -p, or --mkdir)",
         _ => "",
     }
 }
 
+/// Makes a directory to mount on, and those that lead to it, unless it is there. Does not touch what
+/// may be mounted there.
+pub fn make(path: &Path) -> io::Result<()> {
+    let make = || match std::fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    };
+    match (make(), path.parent()) {
+        (Err(error), Some(parent)) if error.kind() == io::ErrorKind::NotFound => {
+            std::fs::create_dir_all(parent)?;
+            make()
+        }
+        (other, _) => other,
+    }
+}
+
 /// Makes sure that `path` can be mounted on, and returns it absolute. A dead mount of ours there
-/// is detached first.
-pub fn prepare(path: &Path) -> Result<PathBuf, BadMountpoint> {
+/// is detached first. With `mkdir` it is made where it is not there.
+pub fn prepare(path: &Path, mkdir: bool) -> Result<PathBuf, BadMountpoint> {
     let look = |error| BadMountpoint::Look {
         path: path.to_owned(),
         error,
     };
+    if mkdir {
+        make(path).map_err(look)?;
+    }
     // Without touching the mount point itself, which may be dead: its parent only.
     let absolute = std::path::absolute(path).map_err(look)?;
     let resolved = match (absolute.parent(), absolute.file_name()) {
@@ -207,6 +230,23 @@ pub fn prepare(path: &Path) -> Result<PathBuf, BadMountpoint> {
     Ok(resolved)
 }
 
+/// Returns the name of a mount that somebody else has mounted, absolute. It may not be seen from
+/// here, and is not touched: until we serve it, whoever looks at it waits.
+pub fn name_of_given(path: &Path, origin: &Origin) -> Result<PathBuf, BadMountpoint> {
+    origin.check()?;
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    if Origin::in_place_of_a_directory(&absolute).is_some() {
+        return Ok(absolute);
+    }
+    let (Some(parent), Some(name)) = (absolute.parent(), absolute.file_name()) else {
+        return Ok(absolute);
+    };
+    Ok(match parent.canonicalize() {
+        Ok(parent) => parent.join(name),
+        Err(_) => absolute,
+    })
+}
+
 /// Makes sure that none of `others` (each with what it is) is inside `mountpoint` or around it.
 /// `mountpoint` is absolute and without symbolic links.
 pub fn check_apart(
@@ -214,7 +254,11 @@ pub fn check_apart(
     what: &'static str,
     other: &Path,
 ) -> Result<(), BadMountpoint> {
-    let other = resolve_existing(other);
+    // By name first: what is mounted there already may not answer yet.
+    let other = match other.starts_with(mountpoint) {
+        true => other.to_owned(),
+        false => resolve_existing(other),
+    };
     if mountpoint.starts_with(&other) || other.starts_with(mountpoint) {
         return Err(BadMountpoint::Nested {
             path: mountpoint.to_owned(),
@@ -231,7 +275,10 @@ pub fn check_outside(
     what: &'static str,
     file: &Path,
 ) -> Result<(), BadMountpoint> {
-    let other = resolve_existing(file);
+    let other = match file.starts_with(mountpoint) {
+        true => file.to_owned(),
+        false => resolve_existing(file),
+    };
     if other.starts_with(mountpoint) {
         return Err(BadMountpoint::Nested {
             path: mountpoint.to_owned(),
@@ -288,6 +335,8 @@ pub struct MountSettings {
     pub allow_other: bool,
     /// Whether programs on it may not be run.
     pub noexec: bool,
+    /// Whether it is mounted here, or given by somebody who has.
+    pub origin: Origin,
 }
 
 /// Mounts `filesystem` through `mounter` and starts serving it, on threads of its own; `errand` is
@@ -300,15 +349,9 @@ pub fn mount(
     errand: Errand,
     settings: &MountSettings,
 ) -> io::Result<(BackgroundSession, Option<OwnedFd>)> {
-    let mut config = Config::default();
-    config.acl = if settings.allow_other {
-        SessionACL::All
-    } else {
-        SessionACL::Owner
-    };
-    config.n_threads = Some(THREADS);
+    let config = config(settings);
     let acl = config.acl;
-    let device = mounter.mount()?;
+    let device = mounter.mount()?.device;
     let second = device.try_clone().ok();
     let session = errand
         .run(move || Session::from_fd(filesystem, device, acl, config))
@@ -321,8 +364,40 @@ pub fn mount(
     Ok((session?, second))
 }
 
+/// Prepares `filesystem` for the mount that the holder behind `mounter` has or makes, waits until it
+/// is this worker's turn, takes up by `inherit` what the one before left, and starts serving, as
+/// [`mount`] does. What the holder mounted stays, also after an error.
+pub fn take_over(
+    filesystem: Fuse,
+    mounter: &Mounter,
+    settings: &MountSettings,
+    inherit: impl FnOnce() -> io::Result<()>,
+) -> io::Result<(BackgroundSession, Option<OwnedFd>)> {
+    let config = config(settings);
+    let opened = mounter.mount()?;
+    let opening = opened.opening.ok_or(io::ErrorKind::InvalidData)?;
+    let second = opened.device.try_clone().ok();
+    let acl = config.acl;
+    let (session, reply) = handshake::begin(filesystem, &opened.device, &opening, acl, config)?;
+    mounter.prepared(reply)?;
+    inherit()?;
+    Ok((session.spawn()?, second))
+}
+
+fn config(settings: &MountSettings) -> Config {
+    let mut config = Config::default();
+    // Who may enter a mount that is given was said, to the kernel, when it was mounted.
+    config.acl = if settings.allow_other || settings.origin.is_given() {
+        SessionACL::All
+    } else {
+        SessionACL::Owner
+    };
+    config.n_threads = Some(THREADS);
+    config
+}
+
 /// Mounts, and returns the open /dev/fuse of the mount.
-pub(super) fn mount_device(mountpoint: &Path, settings: &MountSettings) -> io::Result<OwnedFd> {
+pub(crate) fn mount_device(mountpoint: &Path, settings: &MountSettings) -> io::Result<OwnedFd> {
     match mount_as_root(mountpoint, settings)? {
         Some(device) => Ok(device),
         None => super::mounter::through_fusermount(mountpoint, &options(settings)),
@@ -389,7 +464,7 @@ fn mount_as_root(mountpoint: &Path, settings: &MountSettings) -> io::Result<Opti
 }
 
 /// Raises the kernel's read-ahead for the mount, which only root may.
-pub(super) fn set_read_ahead(mountpoint: &Path) -> io::Result<()> {
+pub(crate) fn set_read_ahead(mountpoint: &Path) -> io::Result<()> {
     let all = mounts()?;
     let mount = all.iter().rev().find(|m| m.mountpoint == mountpoint);
     let device = &mount.ok_or(io::ErrorKind::NotFound)?.device;
@@ -432,7 +507,7 @@ fn fusermount(mountpoint: &Path, lazy: bool) -> io::Result<()> {
 }
 
 /// Unmounts for good, as at the end of the daemon: politely, then lazily.
-pub(super) fn end(mountpoint: &Path) -> io::Result<()> {
+pub(crate) fn end(mountpoint: &Path) -> io::Result<()> {
     match unmount(mountpoint, false).or_else(|_| unmount(mountpoint, true)) {
         // Somebody else was faster.
         Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => {
@@ -440,6 +515,13 @@ pub(super) fn end(mountpoint: &Path) -> io::Result<()> {
         }
         other => other,
     }
+}
+
+/// Returns the device number, as `major:minor`, of the uppermost of our mounts at `mountpoint`.
+pub(crate) fn device_at(mountpoint: &Path) -> io::Result<Option<String>> {
+    let all = mounts()?.into_iter().rev();
+    let mut here = all.filter(|m| m.mountpoint == mountpoint && m.fs_type == FS_TYPE);
+    Ok(here.next().map(|m| m.device))
 }
 
 /// Returns whether one of our mounts is at `mountpoint`.
@@ -482,9 +564,12 @@ mod tests {
     #[test]
     fn mountpoints_are_checked() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(prepare(dir.path()).is_ok());
-        let message = |p: &Path| prepare(p).unwrap_err().to_string();
+        assert!(prepare(dir.path(), false).is_ok());
+        let message = |p: &Path| prepare(p, false).unwrap_err().to_string();
         assert!(message(&dir.path().join("no")).contains("create it first"));
+        let made = tempfile::tempdir().unwrap();
+        let made = made.path().join("a/b");
+        assert!(prepare(&made, true).is_ok() && prepare(&made, true).is_ok());
         std::fs::write(dir.path().join("file"), "").unwrap();
         assert!(message(dir.path()).contains("not empty"));
         assert!(message(&dir.path().join("file")).contains("not a directory"));

@@ -2,87 +2,60 @@
 //!
 //! The daemon gives up the right to mount, and the right to run fusermount3, before it reads a byte
 //! of a source; but it has to unmount at its end, and to tell the kernel which file to read itself.
-//! So a second process of this program is started first. It knows one mount point and what is to be
-//! mounted there, told once at its start, then obeys six orders, and ends with the daemon. It has
-//! no secrets: its environment is `PATH` alone. It keeps no file of the mount open, so that the
-//! daemon's death is the mount's at once.
+//! A process outside does that: the holder ([`crate::holder`]) that started the daemon and outlives
+//! it, or, where there shall be none, a second process of this program that is started first. That
+//! one knows one mount point and what is to be mounted there, told once at its start, then obeys eight
+//! orders, and ends with the daemon. It has no secrets: its environment is `PATH` alone. It keeps no
+//! file of the mount open, so that the daemon's death is the mount's at once.
 
-use std::io::{self, IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
-};
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
 
+use super::device;
 use super::mount::{self, MountSettings};
-use super::probe::{self, Prober};
+use super::orders::{Answer, Duty, Order, receive, receive_raw, send};
+use super::probe;
+use super::runner::{Program, Run};
 
 /// Set for the process that is the mounter; its standard input is the socket to the daemon.
 const ROLE: &str = "SVOL_MOUNTER";
 
-/// The longest message, in bytes: two paths of the longest kind and what is around them.
-const MESSAGE: usize = 32 * 1024;
-
 /// How long a mount may take to answer before it counts as wedged.
 pub const PROBE: Duration = Duration::from_secs(2);
 
-/// The most open files that go with a message.
-const FILES: usize = 2;
-
-/// What the mounter is told.
-#[derive(Serialize, Deserialize)]
-enum Order {
-    /// Comes first, and once.
-    Begin {
-        mountpoint: PathBuf,
-        settings: MountSettings,
-    },
-    Mount,
-    RaiseReadAhead,
-    /// With the mount's device and the file.
-    OpenBacking,
-    /// With the mount's device.
-    CloseBacking(u32),
-    /// Asks the mount whether it serves, or whether it has answered yet; with true, anew.
-    Probe(bool),
-    End,
-}
-
-/// What it answers.
-#[derive(Default, Serialize, Deserialize)]
-struct Answer {
-    /// The number of the system's error, if it was one.
-    errno: Option<i32>,
-    /// What any other error said.
-    said: Option<String>,
-    /// What the kernel calls a file that it was told of.
-    backing: Option<u32>,
-    /// What the mount answered.
-    probe: Option<probe::Answer>,
-}
-
-/// The daemon's end of a mounter. The process ends when this is dropped, or when the daemon dies;
-/// a mount that was not ended stays.
+/// The daemon's end of a mounter, or of its holder. A mounter ends when this is dropped, or when
+/// the daemon dies; a mount that was not ended stays.
 #[derive(Debug)]
 pub struct Mounter {
     /// One order at a time.
     socket: Mutex<OwnedFd>,
     device: OnceLock<OwnedFd>,
-    child: Child,
+    /// Nothing where it is the holder.
+    child: Option<Child>,
+}
+
+/// The device of a mount, and how the kernel opened the talk there, where somebody took that in.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) device: OwnedFd,
+    pub(super) opening: Option<Vec<u8>>,
 }
 
 impl Mounter {
-    /// Starts a mounter for `mountpoint`, which is absolute.
-    pub fn start(mountpoint: &Path, settings: &MountSettings) -> io::Result<Mounter> {
+    /// Starts a mounter for `mountpoint`, which is absolute; `hook` is the only program that it may
+    /// run for us later.
+    pub fn start(
+        mountpoint: &Path,
+        settings: &MountSettings,
+        hook: Option<Program>,
+    ) -> io::Result<Mounter> {
         let (ours, theirs) = rustix::net::socketpair(
             AddressFamily::UNIX,
             SocketType::SEQPACKET,
@@ -103,21 +76,32 @@ impl Mounter {
         let begin = Order::Begin {
             mountpoint: mountpoint.to_owned(),
             settings: settings.clone(),
+            hook,
         };
         send(&ours, &begin, &[])?;
         Ok(Mounter {
             socket: Mutex::new(ours),
             device: OnceLock::new(),
-            child,
+            child: Some(child),
         })
     }
 
-    /// Mounts, and returns the open /dev/fuse of the mount.
-    pub fn mount(&self) -> io::Result<OwnedFd> {
-        let (_, device) = self.ask(&Order::Mount, &[])?;
+    /// Returns the end of a holder's socket.
+    pub(crate) fn of_holder(socket: OwnedFd) -> Mounter {
+        Mounter {
+            socket: Mutex::new(socket),
+            device: OnceLock::new(),
+            child: None,
+        }
+    }
+
+    /// Mounts, or takes what is mounted already, and returns the open /dev/fuse of the mount.
+    pub(super) fn mount(&self) -> io::Result<Opened> {
+        let (answer, device) = self.ask(&Order::Mount, &[])?;
         let device = device.ok_or_else(|| io::Error::other("mounted, but without a device"))?;
         let _ = self.device.set(device.try_clone()?);
-        Ok(device)
+        let opening = answer.opening;
+        Ok(Opened { device, opening })
     }
 
     /// Raises the kernel's read-ahead for the mount, where that is allowed. The session must have
@@ -150,9 +134,75 @@ impl Mounter {
         })
     }
 
+    /// Starts the change hook's program with `variables`, `input` as its standard input, and
+    /// `output` for what it writes. Fails where the last run has not ended.
+    pub fn run_hook(
+        &self,
+        variables: Vec<(String, String)>,
+        input: BorrowedFd<'_>,
+        output: BorrowedFd<'_>,
+    ) -> io::Result<()> {
+        let order = Order::RunHook(variables);
+        self.ask(&order, &[input, output]).map(drop)
+    }
+
+    /// Returns what became of the change hook's program; ends it where its time is up.
+    pub fn hook(&self) -> io::Result<Run> {
+        let (answer, _) = self.ask(&Order::Hook, &[])?;
+        answer.run.ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+
     /// Unmounts what was mounted: politely, then lazily.
     pub fn end(&self) -> io::Result<()> {
         self.ask(&Order::End, &[]).map(drop)
+    }
+
+    /// Tells the holder that this worker could serve, replying to the kernel's opening like this,
+    /// and waits until it shall.
+    pub(super) fn prepared(&self, reply: Vec<u8>) -> io::Result<()> {
+        let version = env!("CARGO_PKG_VERSION").into();
+        self.ask(&Order::Prepared { reply, version }, &[]).map(drop)
+    }
+
+    /// Tells the holder that this worker serves.
+    pub fn serving(&self) -> io::Result<()> {
+        self.ask(&Order::Serving, &[]).map(drop)
+    }
+
+    /// Asks the holder for a new worker, of the same program and arguments, that reads the volume
+    /// file anew and takes over once it is prepared. Returns when it is being started. This worker
+    /// ends when the other can serve; where it cannot, [`history`](Self::history) says why, and
+    /// this one goes on.
+    pub fn replace(&self) -> io::Result<()> {
+        self.ask(&Order::Replace, &[]).map(drop)
+    }
+
+    /// Returns what the holder knows of its workers, as JSON; nothing where there is no holder.
+    pub fn history(&self) -> Option<String> {
+        if self.child.is_some() {
+            return None;
+        }
+        let (answer, _) = self.ask(&Order::History, &[]).ok()?;
+        answer.history
+    }
+
+    /// Tells the holder why this worker is about to end, and with which status.
+    pub fn last_words(&self, said: &str, status: u8) {
+        /// What is more than enough to read, in bytes.
+        const MOST: usize = 8 * 1024;
+        let said = &said[..said.floor_char_boundary(MOST)];
+        self.tell(&Order::LastWords(said.into(), status));
+    }
+
+    /// Tells the holder that this worker begins nothing more.
+    pub fn leaving(&self) {
+        self.tell(&Order::Leaving);
+    }
+
+    fn tell(&self, order: &Order) {
+        let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        // It may be gone itself.
+        let _ = send(&*socket, order, &[]);
     }
 
     fn device(&self) -> io::Result<BorrowedFd<'_>> {
@@ -179,13 +229,16 @@ impl Mounter {
 
 impl Drop for Mounter {
     fn drop(&mut self) {
+        let Some(child) = &mut self.child else {
+            return;
+        };
         // It ends when there is nobody left to tell it anything.
         let socket = self
             .socket
             .get_mut()
             .unwrap_or_else(PoisonError::into_inner);
         let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Both);
-        let _ = self.child.wait();
+        let _ = child.wait();
     }
 }
 
@@ -207,100 +260,42 @@ pub fn run() -> io::Result<()> {
         Order::Begin {
             mountpoint,
             settings,
+            hook,
         },
         _,
     )) = receive(&socket)?
     else {
         return Err(io::ErrorKind::InvalidInput.into());
     };
-    let mut prober = Prober::new(&mountpoint);
+    let mut duty = Duty::new(&mountpoint, hook);
+    // Who gave us the device, if somebody did: our end is to be seen there.
+    let mut giver = None;
     while let Some((order, with)) = receive::<Order>(&socket)? {
-        let mut answer = Answer::default();
         let mut device = None;
-        let done = match (order, with.as_slice()) {
-            (Order::Mount, []) => {
-                mount::mount_device(&mountpoint, &settings).map(|fd| device = Some(fd))
-            }
-            (Order::RaiseReadAhead, []) => mount::set_read_ahead(&mountpoint),
-            (Order::OpenBacking, [device, file]) => {
-                fuser::BackingId::create_raw(device, file).map(|id| answer.backing = Some(id))
-            }
-            (Order::CloseBacking(id), [device]) => close_backing(device, id),
-            (Order::Probe(anew), []) => prober
-                .step(anew, PROBE, Stdio::null())
-                .map(|said| answer.probe = Some(said)),
-            (Order::End, []) => mount::end(&mountpoint),
-            _ => Err(io::ErrorKind::InvalidInput.into()),
+        let done = match order {
+            Order::Mount => device::acquire(&mountpoint, &settings).map(|acquired| {
+                device = Some(acquired.device);
+                giver = acquired.giver;
+                Answer::default()
+            }),
+            Order::RaiseReadAhead => match &giver {
+                Some(giver) => {
+                    giver.serves();
+                    Ok(Answer::default())
+                }
+                None => mount::set_read_ahead(&mountpoint).map(|()| Answer::default()),
+            },
+            // What others have mounted is theirs to unmount.
+            Order::End if settings.origin.is_given() => Ok(Answer::default()),
+            Order::End => mount::end(&mountpoint).map(|()| Answer::default()),
+            order => duty.obey(order, with),
         };
-        if let Err(error) = done {
-            answer.errno = error.raw_os_error();
-            answer.said = Some(error.to_string());
-        }
-        // Before the answer: the daemon may be gone once it has it.
-        drop(with);
+        let answer = done.unwrap_or_else(|error| Answer::of(&error));
         let files: Vec<BorrowedFd<'_>> = device.iter().map(AsFd::as_fd).collect();
         send(&socket, &answer, &files)?;
     }
-    prober.give_up();
+    duty.give_up();
     Ok(())
-}
-
-/// Takes bytes for an order and for an answer, for a fuzzer.
-#[cfg(feature = "failpoints")]
-pub(crate) fn understand(data: &[u8]) {
-    let _ = serde_json::from_slice::<Order>(data);
-    let _ = serde_json::from_slice::<Answer>(data);
-}
-
-/// FUSE_DEV_IOC_BACKING_CLOSE, which fuser has for itself alone.
-fn close_backing(device: &OwnedFd, id: u32) -> io::Result<()> {
-    const CLOSE: libc::Ioctl = libc::_IOW::<u32>(229, 2);
-    // SAFETY: the call reads one number.
-    match unsafe { libc::ioctl(device.as_raw_fd(), CLOSE, &id) } {
-        -1 => Err(io::Error::last_os_error()),
-        _ => Ok(()),
-    }
-}
-
-/// Sends a message, with open files where there are some.
-fn send(socket: impl AsFd, message: &impl Serialize, files: &[BorrowedFd<'_>]) -> io::Result<()> {
-    let text = serde_json::to_vec(message)?;
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES))];
-    let mut extra = SendAncillaryBuffer::new(&mut space);
-    if !files.is_empty() {
-        extra.push(SendAncillaryMessage::ScmRights(files));
-    }
-    let text = [IoSlice::new(&text)];
-    rustix::io::retry_on_intr(|| {
-        rustix::net::sendmsg(&socket, &text, &mut extra, SendFlags::NOSIGNAL)
-    })?;
-    Ok(())
-}
-
-/// Receives what [`send`] sent; nothing at the other side's end.
-fn receive<T: DeserializeOwned>(socket: impl AsFd) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
-    let mut text = vec![0; MESSAGE];
-    let (length, files) = receive_raw(socket, &mut text)?;
-    if length == 0 {
-        return Ok(None);
-    }
-    Ok(Some((serde_json::from_slice(&text[..length])?, files)))
-}
-
-fn receive_raw(socket: impl AsFd, into: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES))];
-    let mut extra = RecvAncillaryBuffer::new(&mut space);
-    let flags = RecvFlags::CMSG_CLOEXEC;
-    let got = rustix::io::retry_on_intr(|| {
-        rustix::net::recvmsg(&socket, &mut [IoSliceMut::new(into)], &mut extra, flags)
-    })?;
-    let mut files = Vec::new();
-    for message in extra.drain() {
-        if let RecvAncillaryMessage::ScmRights(more) = message {
-            files.extend(more);
-        }
-    }
-    Ok((got.bytes, files))
 }
 
 /// Mounts through fusermount3, for users without the privilege; returns the open /dev/fuse.
@@ -318,7 +313,7 @@ pub(super) fn through_fusermount(mountpoint: &Path, options: &str) -> io::Result
         let said = String::from_utf8_lossy(&output.stderr);
         return Err(io::Error::other(said.trim().to_owned()));
     }
-    let (_, mut device) = receive_raw(&ours, &mut [0])?;
+    let (_, mut device) = receive_raw(&ours, &mut [0], RecvFlags::empty())?;
     let none = || io::Error::other("fusermount3 mounted, but gave no device");
     device.pop().ok_or_else(none)
 }

@@ -4,6 +4,12 @@
 //! process: the kernel answers an open in another mode with EIO. So the mode is chosen at the first
 //! open and kept until the last release. It is fixed under a lock, and counted before the reply is
 //! sent, so that an inode counts as open for at least as long as the kernel believes it is.
+//!
+//! What the kernel calls a file belongs to the mount, not to a process: one that takes the mount over
+//! must go on with it while the inode is open. So it is written down before an open is answered
+//! ([`Vfs::backed`]), and that it is no longer used before the kernel is told so: lost in between, a
+//! file stays known to the kernel in vain, and never is another one taken for it. The count is that
+//! of the handles that are written down ([`Passthrough::take_over`]).
 
 use std::collections::HashMap;
 use std::io;
@@ -16,7 +22,7 @@ use fuser::{FileHandle, FopenFlags, InitFlags, KernelConfig, ReplyOpen};
 use tracing::{debug, info};
 
 use super::mounter::Mounter;
-use crate::vfs::{Backing, Vfs};
+use crate::vfs::{Backing, OpenInode, Vfs};
 
 /// Locks, so that kernel threads rarely meet at one.
 const SHARDS: usize = 16;
@@ -49,13 +55,16 @@ struct Open {
 #[derive(Debug)]
 struct Registered {
     id: u32,
-    mounter: Arc<Mounter>,
+    /// Nothing where it was inherited and this process passes nothing through by itself.
+    mounter: Option<Arc<Mounter>>,
 }
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        // It fails where the mount is gone, and with it what the kernel knew.
-        let _ = self.mounter.close_backing(self.id);
+        if let Some(mounter) = &self.mounter {
+            // It fails where the mount is gone, and with it what the kernel knew.
+            let _ = mounter.close_backing(self.id);
+        }
     }
 }
 
@@ -99,6 +108,30 @@ impl Passthrough {
         }
     }
 
+    /// Takes over the inodes that an earlier process left open: each stays in its mode until it is
+    /// closed.
+    pub fn take_over(&self, open: &[OpenInode]) {
+        for inode in open {
+            let mounter = self.mounter.clone();
+            let registered = |id| Arc::new(Registered { id, mounter });
+            let open = Open {
+                count: inode.handles,
+                backing: inode.backing.map(registered),
+            };
+            self.inodes(inode.ino).insert(inode.ino, open);
+        }
+    }
+
+    /// Returns what the kernel calls the files that it reads open inodes from itself.
+    pub fn in_use(&self) -> Vec<u32> {
+        let ids = |shard: &Mutex<HashMap<u64, Open>>| {
+            let inodes = lock(shard);
+            let ids = inodes.values().filter_map(|open| open.backing.as_ref());
+            ids.map(|backing| backing.id).collect::<Vec<_>>()
+        };
+        self.inodes.iter().flat_map(ids).collect()
+    }
+
     /// Returns whether it is on, and why not.
     pub fn state(&self) -> State {
         let on = self.on.load(Ordering::Relaxed);
@@ -136,13 +169,7 @@ impl Passthrough {
         match self.choose(vfs, ino, handle) {
             Some(backing) => {
                 self.opens.fetch_add(1, Ordering::Relaxed);
-                // The kernel's own pages of this inode are not used: there is none to keep.
-                let how = how & !FopenFlags::FOPEN_KEEP_CACHE;
-                // SAFETY: the id is the kernel's, of a file that stays known for longer than this.
-                let id = unsafe { reply.wrap_backing(backing.id) };
-                reply.opened_passthrough(FileHandle(handle), how, &id);
-                // Dropped, it would be closed.
-                let _ = id.into_raw();
+                pass_through(handle, reply, how, backing.id);
             }
             None if vfs.is_mistrusted(handle) => {
                 let how = how & !FopenFlags::FOPEN_KEEP_CACHE;
@@ -152,13 +179,22 @@ impl Passthrough {
         }
     }
 
-    fn choose(&self, vfs: &Vfs, ino: u64, handle: u64) -> Option<Arc<Registered>> {
-        if self.depth == 0 {
-            return None;
+    /// Answers an open as an earlier process did, whose answer did not arrive. It is counted.
+    pub(super) fn repeat(&self, ino: u64, handle: u64, reply: ReplyOpen, how: FopenFlags) {
+        let open = |inodes: MutexGuard<'_, HashMap<u64, Open>>| inodes.get(&ino)?.backing.clone();
+        match open(self.inodes(ino)) {
+            Some(backing) => pass_through(handle, reply, how, backing.id),
+            None => reply.opened(FileHandle(handle), how),
         }
+    }
+
+    fn choose(&self, vfs: &Vfs, ino: u64, handle: u64) -> Option<Arc<Registered>> {
         if let Some(open) = self.inodes(ino).get_mut(&ino) {
             open.count += 1;
             return open.backing.clone();
+        }
+        if self.depth == 0 {
+            return None;
         }
         let file = match vfs.backing(handle) {
             // Whatever happens to it, it is never passed through.
@@ -169,13 +205,19 @@ impl Passthrough {
         let backing = file.and_then(|file| self.register(file.as_fd()));
         let mut inodes = self.inodes(ino);
         // Another open may have been faster: then its choice holds.
-        let open = inodes.entry(ino).or_insert_with(|| Open {
-            count: 0,
-            backing: backing.clone(),
+        let open = inodes.entry(ino).or_insert_with(|| {
+            if let Some(backing) = &backing {
+                vfs.backed(ino, Some(backing.id));
+            }
+            Open {
+                count: 0,
+                backing: backing.clone(),
+            }
         });
         open.count += 1;
         let chosen = open.backing.clone();
         drop(inodes);
+        vfs.settle();
         chosen
     }
 
@@ -184,7 +226,10 @@ impl Passthrough {
     fn register(&self, file: BorrowedFd<'_>) -> Option<Arc<Registered>> {
         let mounter = self.mounter.clone()?;
         match mounter.open_backing(file) {
-            Ok(id) => Some(Arc::new(Registered { id, mounter })),
+            Ok(id) => Some(Arc::new(Registered {
+                id,
+                mounter: Some(mounter),
+            })),
             Err(error) => {
                 self.refused(&error);
                 None
@@ -215,19 +260,22 @@ impl Passthrough {
     }
 
     /// Takes note of a release.
-    pub(super) fn released(&self, ino: u64) {
-        if self.depth == 0 {
-            return;
-        }
+    pub(super) fn released(&self, vfs: &Vfs, ino: u64) {
         let mut inodes = self.inodes(ino);
         let Some(open) = inodes.get_mut(&ino) else {
             return;
         };
-        open.count -= 1;
+        open.count = open.count.saturating_sub(1);
         if open.count == 0 {
-            let gone = inodes.remove(&ino);
+            let gone = inodes.remove(&ino).and_then(|open| open.backing);
+            if gone.is_some() {
+                vfs.backed(ino, None);
+            }
             // What it drops is a system call: not under the lock.
             drop(inodes);
+            if gone.is_some() {
+                vfs.settle();
+            }
             drop(gone);
         }
     }
@@ -235,6 +283,16 @@ impl Passthrough {
     fn inodes(&self, ino: u64) -> MutexGuard<'_, HashMap<u64, Open>> {
         lock(&self.inodes[ino as usize % SHARDS])
     }
+}
+
+fn pass_through(handle: u64, reply: ReplyOpen, how: FopenFlags, id: u32) {
+    // The kernel's own pages of this inode are not used: there is none to keep.
+    let how = how & !FopenFlags::FOPEN_KEEP_CACHE;
+    // SAFETY: the id is the kernel's, of a file that stays known for longer than this.
+    let id = unsafe { reply.wrap_backing(id) };
+    reply.opened_passthrough(FileHandle(handle), how, &id);
+    // Dropped, it would be closed.
+    let _ = id.into_raw();
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

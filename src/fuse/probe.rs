@@ -100,6 +100,11 @@ impl Prober {
         Ok(Answer::Waiting)
     }
 
+    /// Returns the number of the process that asks, dead or alive, until its answer was taken.
+    pub fn pid(&self) -> Option<u32> {
+        self.asking.as_ref().map(|asking| asking.child.id())
+    }
+
     /// Ends what still asks, without waiting for its end.
     pub fn give_up(&mut self) {
         if let Some(asking) = &mut self.asking {

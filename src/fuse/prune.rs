@@ -5,19 +5,24 @@
 //! only takes what is unused; before that by name, and then of files only, since invalidating the
 //! name of a directory would take from it what is mounted below.
 //!
+//! A process that takes a mount over knows inodes that the kernel has forgotten, if the one before
+//! ended before it took note of that. The kernel lets go of none of them, so it is asked whether it
+//! knows them, and they are forgotten here.
+//!
 //! From a thread of its own that holds no lock, as all that is told to the kernel is.
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fuser::{INodeNo, Notifier};
 use rustix::io::Errno;
 use tracing::{debug, info};
 
-use crate::vfs::{Idle, Vfs};
+use crate::vfs::{Idle, Ino, Vfs};
 
 /// Inodes that are asked for at once: what the kernel takes in one go.
 const BATCH: usize = 512;
@@ -26,8 +31,16 @@ const BATCH: usize = 512;
 /// second cannot be looked up either.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// The pause where nothing was gained: all that is known is in use.
+/// The longest pause where nothing was gained. The first is short: on a busy machine what the kernel
+/// let go of takes a while to get here, and who lists meanwhile goes on.
 const IN_VAIN: Duration = Duration::from_secs(1);
+
+/// For how long nothing may be heard of an inode that the kernel does not know before it is forgotten:
+/// far longer than a lookup or a forget is on its way.
+const SILENCE: Duration = Duration::from_secs(5);
+
+/// Inodes that are watched so at once.
+const WATCHED: usize = 16_384;
 
 /// Starts to keep the kernel at about `limit` inodes. The thread ends with the filesystem.
 pub fn start(
@@ -42,11 +55,17 @@ pub fn start(
         let _ = wake.try_send(());
     });
     let vfs: Weak<Vfs> = Arc::downgrade(vfs);
-    let mut asking = Asking { device, notifier };
+    let mut asking = Asking {
+        by_number: device.is_some(),
+        device,
+        notifier,
+        unknown: Unknown::default(),
+    };
     std::thread::Builder::new()
         .name("svol-prune".into())
         .spawn(move || {
             while woken.recv().is_ok() {
+                let mut pause = PAUSE;
                 loop {
                     let Some(known) = vfs.upgrade() else { return };
                     let idle = known.idle(BATCH);
@@ -55,13 +74,16 @@ pub fn start(
                         break;
                     }
                     asking.let_go(&idle);
-                    std::thread::sleep(PAUSE);
+                    std::thread::sleep(pause);
                     let Some(known) = vfs.upgrade() else { return };
-                    // Others may come faster than these go.
-                    if idle.iter().all(|inode| known.attr(inode.ino).is_ok()) {
-                        drop(known);
-                        std::thread::sleep(IN_VAIN);
-                    }
+                    asking.forget_unknown(&known, &idle);
+                    // Others may come faster than these go. Where none goes, all may be in use.
+                    let in_vain = idle.iter().all(|inode| known.attr(inode.ino).is_ok());
+                    pause = if in_vain {
+                        (pause * 2).min(IN_VAIN)
+                    } else {
+                        PAUSE
+                    };
                 }
             }
         })
@@ -69,19 +91,62 @@ pub fn start(
 }
 
 struct Asking {
-    /// Nothing where the kernel cannot be asked by number.
     device: Option<OwnedFd>,
+    /// Whether the kernel can be asked for an inode by number.
+    by_number: bool,
     notifier: Notifier,
+    unknown: Unknown,
+}
+
+/// Inodes that the kernel did not know when it was asked, with the lookups that were counted then.
+#[derive(Debug, Default)]
+struct Unknown(HashMap<Ino, (u64, Instant)>);
+
+impl Unknown {
+    /// Takes note that the kernel does not know an inode; returns whether it may be forgotten.
+    fn note(&mut self, ino: Ino, lookups: u64, now: Instant) -> bool {
+        match self.0.get(&ino) {
+            Some((before, since)) if *before == lookups => {
+                let is_silent = now.duration_since(*since) >= SILENCE;
+                if is_silent {
+                    self.0.remove(&ino);
+                }
+                is_silent
+            }
+            // A lookup or a forget came.
+            _ => {
+                if self.0.len() >= WATCHED {
+                    self.0.clear();
+                }
+                self.0.insert(ino, (lookups, now));
+                false
+            }
+        }
+    }
 }
 
 impl Asking {
+    fn forget_unknown(&mut self, vfs: &Vfs, idle: &[Idle]) {
+        let Some(device) = &self.device else { return };
+        for inode in idle {
+            let Some(lookups) = inode.inherited else {
+                continue;
+            };
+            let is_unknown = rustix::io::write(device, &known_message(inode.ino))
+                .is_err_and(|error| error == Errno::NOENT);
+            if is_unknown && self.unknown.note(inode.ino, lookups, Instant::now()) {
+                vfs.forget(inode.ino, lookups);
+            }
+        }
+    }
+
     fn let_go(&mut self, idle: &[Idle]) {
-        if let Some(device) = &self.device {
+        if let (Some(device), true) = (&self.device, self.by_number) {
             match rustix::io::write(device, &prune_message(idle)) {
                 Ok(_) => return,
                 Err(Errno::INVAL) => {
                     info!("this kernel lets go of inodes by name only");
-                    self.device = None;
+                    self.by_number = false;
                 }
                 // The mount ends, say.
                 Err(error) => {
@@ -98,6 +163,18 @@ impl Asking {
             }
         }
     }
+}
+
+/// FUSE_NOTIFY_INVAL_INODE, of no pages at all, only for the answer: not there, if the kernel does not
+/// know the inode. The notifier of the library keeps that to itself.
+fn known_message(ino: Ino) -> [u8; 40] {
+    const CODE: i32 = 2;
+    let mut message = [0; 40];
+    message[..4].copy_from_slice(&40_u32.to_ne_bytes());
+    message[4..8].copy_from_slice(&CODE.to_ne_bytes());
+    message[16..24].copy_from_slice(&ino.to_ne_bytes());
+    message[24..32].copy_from_slice(&(-1_i64).to_ne_bytes());
+    message
 }
 
 /// FUSE_NOTIFY_PRUNE, of protocol 7.45: a reply's header (length, code, no request), then how many
@@ -124,12 +201,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_inode_is_forgotten_once_nothing_was_heard_of_it() {
+        let mut unknown = Unknown::default();
+        let start = Instant::now();
+        let later = |secs| start + Duration::from_secs(secs);
+        assert!(!unknown.note(7, 2, start));
+        assert!(!unknown.note(7, 2, later(4)));
+        // Somebody looked it up meanwhile.
+        assert!(!unknown.note(7, 3, later(6)));
+        assert!(!unknown.note(7, 3, later(9)));
+        assert!(unknown.note(7, 3, later(11)));
+        assert!(!unknown.note(7, 3, later(12)));
+    }
+
+    #[test]
     fn the_message_is_as_the_kernel_reads_it() {
         let inode = |ino| Idle {
             ino,
             parent: 1,
             name: None,
             is_dir: false,
+            inherited: None,
         };
         let message = prune_message(&[inode(7), inode(8)]);
         let words: Vec<u32> = message
@@ -140,5 +232,9 @@ mod tests {
         assert_eq!(words[5..8], [0; 3]);
         assert_eq!(message[32..40], 7_u64.to_ne_bytes());
         assert_eq!(message[40..], 8_u64.to_ne_bytes());
+        let message = known_message(7);
+        assert_eq!(message[..8], [40_u32, 2].map(u32::to_ne_bytes).concat());
+        assert_eq!(message[16..24], 7_u64.to_ne_bytes());
+        assert_eq!(message[24..32], (-1_i64).to_ne_bytes());
     }
 }

@@ -71,7 +71,7 @@ enum Own {
 impl Namespace {
     /// Returns what each layer has to do with `path`, in the order of layers.
     pub async fn explain(&self, path: &RelPath) -> Vec<LayerView> {
-        let owns = (0..self.layers.len()).map(|layer| self.own(layer, path));
+        let owns = (0..self.active).map(|layer| self.own(layer, path));
         let owns = futures::future::join_all(owns).await;
         let parts = self.parts(path).await;
         let winner = self.walk(path).await.unwrap_or_default();

@@ -91,7 +91,7 @@ impl Namespace {
         child: &RelPath,
     ) -> Vec<Part> {
         let mut list = Vec::new();
-        for (at, layer) in self.layers.iter().enumerate().rev() {
+        for (at, layer) in self.active().iter().enumerate().rev() {
             if layer.graft == *child {
                 list.push(Part {
                     layer: at,

@@ -13,6 +13,9 @@
 //!   has is an error then, never an absence. A layer that is [`Layer::required`] fails the
 //!   directory instead.
 //!
+//! Behind the layers may be *retired* ones: of a volume that another took the place of while it was
+//! mounted. No name leads to them; who holds a file of theirs reads on.
+//!
 //! A directory's *parts* are the layers that may have something in it, each with its own path, the
 //! last layer first. They follow from the parent's parts and are kept until a catalogue changes
 //! ([`Catalogue::changes`]).
@@ -142,6 +145,8 @@ struct Leads {
 #[derive(Debug)]
 pub struct Namespace {
     layers: Vec<Layer>,
+    /// How many of them are merged; the others, behind them, are retired.
+    active: usize,
     /// All directories that lead to a graft or are one, the root among them.
     leads: HashMap<RelPath, Leads>,
     parts: moka::sync::Cache<RelPath, Arc<Parts>>,
@@ -156,6 +161,12 @@ impl Namespace {
 
     /// As [`Namespace::new`], with about `memory` bytes for what merging found.
     pub fn within(layers: Vec<Layer>, memory: u64) -> Namespace {
+        Namespace::with_retired(layers, Vec::new(), memory)
+    }
+
+    /// As [`Namespace::within`], with layers that no name leads to, for files of theirs that are
+    /// open.
+    pub fn with_retired(mut layers: Vec<Layer>, retired: Vec<Layer>, memory: u64) -> Namespace {
         let parts = (memory / 3 / PART).min(PARTS);
         let merged = memory - parts * PART;
         let mut leads: HashMap<RelPath, Leads> = HashMap::new();
@@ -173,8 +184,11 @@ impl Namespace {
                 path = parent;
             }
         }
+        let active = layers.len();
+        layers.extend(retired);
         Namespace {
             layers,
+            active,
             leads,
             parts: moka::sync::Cache::builder().max_capacity(parts).build(),
             merged: moka::sync::Cache::builder()
@@ -188,9 +202,14 @@ impl Namespace {
         }
     }
 
-    /// Returns the layers, the first one lowest.
+    /// Returns the layers, the first one lowest, and behind them the retired ones.
     pub fn layers(&self) -> &[Layer] {
         &self.layers
+    }
+
+    /// Returns the layers that are merged, the first one lowest.
+    pub fn active(&self) -> &[Layer] {
+        &self.layers[..self.active]
     }
 
     /// Returns about how many bytes are held of what merging found.
@@ -201,7 +220,7 @@ impl Namespace {
     /// Lets `listener` know which names of which directories of the volume have changed, from now
     /// on. It is called on a worker of the runtime with no lock held, and must not block.
     pub fn set_listener(&self, listener: Listener) {
-        for layer in &self.layers {
+        for layer in self.active() {
             let (graft, listener) = (layer.graft.clone(), listener.clone());
             layer.catalogue.add_listener(Arc::new(move |dir, names| {
                 listener(&graft.concat(dir), names);
@@ -349,7 +368,7 @@ impl Namespace {
             .map(|part| (part.layer, part.path.clone()))
             .collect();
         if recursive {
-            let below = self.layers.iter().enumerate().filter(|(_, layer)| {
+            let below = self.active().iter().enumerate().filter(|(_, layer)| {
                 layer.graft != *dir && layer.graft.strip_prefix(dir).is_some()
             });
             places.extend(below.map(|(at, _)| (at, RelPath::root())));
@@ -382,7 +401,7 @@ impl Namespace {
 
     /// Returns a number that grows whenever a layer's content is found changed.
     fn stamp(&self) -> u64 {
-        self.layers.iter().map(|l| l.catalogue.changes()).sum()
+        self.active().iter().map(|l| l.catalogue.changes()).sum()
     }
 
     fn known_parts(&self, dir: &RelPath, stamp: u64) -> Option<Arc<Parts>> {
@@ -440,7 +459,7 @@ impl Namespace {
     }
 
     fn at_root(&self) -> Vec<Part> {
-        (0..self.layers.len())
+        (0..self.active)
             .rev()
             .filter(|at| self.layers[*at].graft.is_root())
             .map(|layer| Part {

@@ -1,4 +1,5 @@
 //! A row as bytes, and back. For memory and scratch files of one process: there is no version.
+//! Who keeps packed entries for another process (`vfs::journal`) has one of its own.
 //!
 //! `name length (1), name, flags (2), size (varint), time, version, validator, target, digest,
 //! listed version, seen`, each only where the flags say so. What most listings repeat is short: a
@@ -57,7 +58,8 @@ const SEEN: u16 = 1 << 15;
 
 const SECOND: i64 = 1_000_000_000;
 
-fn put_number(out: &mut Vec<u8>, mut number: u64) {
+/// Appends a number; small ones are short.
+pub(crate) fn put_number(out: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
         out.push(number as u8 | 0x80);
         number >>= 7;
@@ -65,7 +67,8 @@ fn put_number(out: &mut Vec<u8>, mut number: u64) {
     out.push(number as u8);
 }
 
-fn put_text(out: &mut Vec<u8>, text: &str) {
+/// Appends a text with its length.
+pub(crate) fn put_text(out: &mut Vec<u8>, text: &str) {
     put_number(out, text.len() as u64);
     out.extend_from_slice(text.as_bytes());
 }
@@ -99,15 +102,23 @@ fn quoted(digest: &[u8]) -> String {
 }
 
 pub(super) fn encode(row: &Row, out: &mut Vec<u8>) {
-    let Row { entry, note } = row;
+    put(&row.entry, row.note.as_deref(), out);
+}
+
+/// Appends an entry. What follows it is for [`Reader::entry`] to leave.
+pub(crate) fn put_entry(entry: &Entry, out: &mut Vec<u8>) {
+    put(entry, None, out);
+}
+
+fn put(entry: &Entry, note: Option<&Note>, out: &mut Vec<u8>) {
     let name = entry.name.as_str().as_bytes();
     // A name has 255 bytes at most.
     out.push(name.len() as u8);
     out.extend_from_slice(name);
     let digest = md5(&entry.version.token);
     let same = entry.validator.as_ref() == Some(&entry.version.token);
-    let listed = note.as_ref().and_then(|note| note.listed.as_ref());
-    let seen = note.as_ref().and_then(|note| note.seen);
+    let listed = note.and_then(|note| note.listed.as_ref());
+    let seen = note.and_then(|note| note.seen);
     let mut flags = match entry.kind {
         Kind::Dir => 0,
         Kind::File => 1,
@@ -168,20 +179,20 @@ pub(super) fn encode(row: &Row, out: &mut Vec<u8>) {
 }
 
 /// What is left to be read.
-struct Reader<'a>(&'a [u8]);
+pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Reader<'a> {
-    fn take(&mut self, len: usize) -> Option<&'a [u8]> {
+    pub(crate) fn take(&mut self, len: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(len)?;
         self.0 = rest;
         Some(taken)
     }
 
-    fn byte(&mut self) -> Option<u8> {
+    pub(crate) fn byte(&mut self) -> Option<u8> {
         self.take(1).map(|byte| byte[0])
     }
 
-    fn number(&mut self) -> Option<u64> {
+    pub(crate) fn number(&mut self) -> Option<u64> {
         let mut number = 0;
         for shift in (0..64).step_by(7) {
             let byte = self.byte()?;
@@ -201,7 +212,7 @@ impl<'a> Reader<'a> {
         Some(u16::from_le_bytes(self.take(2)?.try_into().ok()?))
     }
 
-    fn text(&mut self) -> Option<&'a str> {
+    pub(crate) fn text(&mut self) -> Option<&'a str> {
         let len = usize::try_from(self.number()?).ok()?;
         std::str::from_utf8(self.take(len)?).ok()
     }
@@ -209,6 +220,11 @@ impl<'a> Reader<'a> {
     fn name(&mut self) -> Option<&'a str> {
         let len = self.byte()?;
         std::str::from_utf8(self.take(len.into())?).ok()
+    }
+
+    /// Reads what [`put_entry`] wrote.
+    pub(crate) fn entry(&mut self) -> Option<Entry> {
+        read(self).map(|row| row.entry)
     }
 }
 

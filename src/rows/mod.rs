@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use codec::{Note, Row};
+pub(crate) use codec::{Reader, put_entry, put_number, put_text};
 pub use packer::Packer;
 use scratch::Scratch;
 

@@ -17,7 +17,7 @@ use crate::path::{BadName, RelPath};
 #[cfg(feature = "azure")]
 pub mod azure;
 mod bucket;
-mod confidence;
+pub(crate) mod confidence;
 mod env;
 mod error;
 #[cfg(feature = "ftp")]
@@ -42,7 +42,7 @@ pub mod sftp;
 pub mod ssh;
 pub mod sweep;
 mod transport;
-mod wire;
+pub(crate) mod wire;
 
 pub use env::Env;
 pub use error::{Error, ErrorKind, Result};
@@ -50,6 +50,7 @@ pub use listing::{ListingBuilder, PackedListing};
 pub use secret::Secret;
 pub use sweep::Recursive;
 pub use transport::{ClientCertificate, ProxySettings, TlsSettings};
+pub use wire::clock as server_clock;
 
 /// One remote place: a bucket prefix, an HTTP tree, a local directory.
 ///

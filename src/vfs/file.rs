@@ -1,11 +1,13 @@
 //! Open files: an immutable object each, shared by all handles of an inode.
 
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::ahead::{Ahead, Trace};
 use super::error::{Error, Result};
-use super::node::Node;
+use super::journal::record::{self, Place};
+use super::node::{Node, What};
 use crate::entry::Entry;
 use crate::fetch::window::{Advice, Window};
 use crate::fetch::{Followed, Remote};
@@ -19,6 +21,16 @@ pub(super) enum OpenFile {
     Remote(RemoteFile),
     /// On this machine already: read in place.
     InPlace(InPlaceFile),
+}
+
+impl OpenFile {
+    /// Returns what it is pinned to.
+    pub(super) fn entry(&self) -> &Entry {
+        match self {
+            OpenFile::Remote(file) => file.remote.entry(),
+            OpenFile::InPlace(file) => &file.entry,
+        }
+    }
 }
 
 /// A file that is fetched.
@@ -112,15 +124,50 @@ impl InPlaceFile {
 pub(super) struct Handle {
     pub(super) node: Arc<Node>,
     pub(super) file: Arc<OpenFile>,
+    /// The kernel's request that it answered; 0 where there was none.
+    request: u64,
+    /// Whether the validator was written down that its reads are compared with.
+    is_known: AtomicBool,
     window: Mutex<Window>,
 }
 
 impl Handle {
-    pub(super) fn new(node: Arc<Node>, file: Arc<OpenFile>) -> Handle {
+    /// `is_known` tells whether its validator is written down already.
+    pub(super) fn new(
+        node: Arc<Node>,
+        file: Arc<OpenFile>,
+        request: u64,
+        is_known: bool,
+    ) -> Handle {
         Handle {
             node,
             file,
+            request,
+            is_known: AtomicBool::new(is_known),
             window: Mutex::new(Window::default()),
+        }
+    }
+
+    /// Returns whether a reply taught a validator that is not written down yet; says so once.
+    pub(super) fn learnt(&self) -> bool {
+        !self.is_known.load(Ordering::Relaxed)
+            && self.file.entry().validator.is_some()
+            && !self.is_known.swap(true, Ordering::Relaxed)
+    }
+
+    /// Appends what another process must know of it.
+    pub(super) fn put(&self, number: u64, out: &mut Vec<u8>) {
+        if let What::Leaf {
+            layer, source_path, ..
+        } = &self.node.what
+        {
+            let place = Place {
+                path: &self.node.path,
+                layer: *layer,
+                source_path,
+                entry: self.file.entry(),
+            };
+            record::put_opened(out, number, self.request, self.node.ino, place);
         }
     }
 

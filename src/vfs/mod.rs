@@ -7,8 +7,11 @@
 //! Invariants: an inode is (layer, path, version) and never changes what it stands for
 //! (see `node`); an open file is pinned to its version; a source's failure is never an absence.
 //!
-//! Lock order: shards of nodes, then `Node::opened`; handles' windows are leaves. No lock is held
-//! while a source is asked.
+//! A process may be followed by another one while the mount goes on: what it tells the kernel it has
+//! written down before (see `takeover`).
+//!
+//! Lock order: shards of nodes, then `Node::opened`, then the journal; handles' windows are leaves. No
+//! lock is held while a source is asked.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
@@ -30,19 +33,23 @@ mod cookie;
 mod error;
 mod file;
 mod hidden;
+mod journal;
 mod node;
 mod open;
 mod opener;
+mod outdated;
 mod shards;
 mod stored;
+mod takeover;
 mod troubles;
 mod xattr;
 
 pub use attr::{Attr, Owner};
 pub use error::{Error, Result};
 pub use node::{Idle, Ino, ROOT};
-pub use open::Backing;
+pub use open::{Backing, Caller};
 pub use stored::{Brought, Stored};
+pub use takeover::OpenInode;
 pub use troubles::{Operation, Trouble};
 
 use ahead::Ahead;
@@ -51,6 +58,7 @@ use hidden::HiddenNames;
 use node::{Node, Nodes, What};
 use opener::Opener;
 use shards::Shards;
+use takeover::Inherited;
 use troubles::Troubles;
 
 /// For how long the kernel may keep what never changes: an inode's attributes.
@@ -71,6 +79,10 @@ pub struct Vfs {
     handles: Shards<Arc<Handle>>,
     dirs: Shards<Arc<DirHandle>>,
     next_handle: AtomicU64,
+    /// Files that an earlier process opened.
+    inherited: Inherited,
+    /// What the kernel calls the files that it reads open inodes from itself, for a later process.
+    backed: Shards<u32>,
     hidden: HiddenNames,
     troubles: Troubles,
 }
@@ -166,6 +178,8 @@ impl Vfs {
             handles: Shards::new(),
             dirs: Shards::new(),
             next_handle: AtomicU64::new(1),
+            inherited: Inherited::new(),
+            backed: Shards::new(),
             hidden: HiddenNames::default(),
             troubles: Troubles::default(),
         }
@@ -191,7 +205,7 @@ impl Vfs {
 
     /// Returns how many inodes the kernel knows, and how many files are open.
     pub fn in_use(&self) -> (usize, usize) {
-        (self.nodes.len(), self.handles.len())
+        (self.nodes.len(), self.handles.len() + self.inherited.len())
     }
 
     /// Returns the counts of the layer at `index`.
@@ -269,6 +283,7 @@ impl Vfs {
     fn looked_up(&self, dir: &RelPath, found: Found) -> Looked {
         let name_ttl = found.fresh_for.min(FOREVER);
         let node = self.node_for(dir.join(&found.entry.name), found);
+        self.settle();
         Looked {
             attr: self.attr_of(&node),
             name_ttl,
@@ -303,7 +318,7 @@ impl Vfs {
     fn attr_of(&self, node: &Node) -> Attr {
         match &node.what {
             What::Root => self.owner.root_attr(self.epoch),
-            What::Dir { entry } | What::Leaf { entry, .. } => {
+            What::Dir { entry } | What::Leaf { entry, .. } | What::Lost { entry, .. } => {
                 self.owner.attr(node.ino, entry, self.epoch)
             }
         }
@@ -325,7 +340,7 @@ impl Vfs {
         let node = self.nodes.get(ino).ok_or(Error::Stale)?;
         match &node.what {
             What::Leaf { entry, .. } => entry.target.clone().ok_or(Error::NotSymlink),
-            What::Root | What::Dir { .. } => Err(Error::NotSymlink),
+            What::Root | What::Dir { .. } | What::Lost { .. } => Err(Error::NotSymlink),
         }
     }
 
@@ -336,24 +351,29 @@ impl Vfs {
             Err(error) => return Some(Err(error)),
         };
         let listing = self.namespace.peek_list(&node.path)?;
-        Some(self.listed(node, listing.map_err(Error::from)))
+        let listing = self.listed(&node, listing.map_err(Error::from));
+        Some(listing.map(|listing| self.opened_dir(node, listing)))
     }
 
     /// Opens a directory.
     pub async fn opendir(&self, ino: Ino) -> Result<OpenedDir> {
         let node = self.dir_node(ino)?;
         let listing = self.namespace.list(&node.path).await;
-        self.listed(node, listing.map_err(Error::from))
+        let listing = self.listed(&node, listing.map_err(Error::from))?;
+        Ok(self.opened_dir(node, listing))
     }
 
-    fn listed(&self, node: Arc<Node>, listing: Result<Merged>) -> Result<OpenedDir> {
+    fn listed(&self, node: &Node, listing: Result<Merged>) -> Result<Merged> {
         match listing {
             Ok(listing) => {
                 // One that lacks a layer proves nothing of the names that are not in it.
                 if listing.degraded().is_empty() {
                     self.troubles.works(&node.path, Operation::List);
                 }
-                Ok(self.opened_dir(node, listing))
+                self.hidden.note(node, &listing, &self.namespace);
+                self.namespace.opened(&listing, &self.opener.runtime);
+                self.ahead.on_list(&node.path);
+                Ok(listing)
             }
             Err(error) => {
                 let layer = None;
@@ -365,9 +385,6 @@ impl Vfs {
     }
 
     fn opened_dir(&self, node: Arc<Node>, listing: Merged) -> OpenedDir {
-        self.hidden.note(&node, &listing, &self.namespace);
-        self.namespace.opened(&listing, &self.opener.runtime);
-        self.ahead.on_list(&node.path);
         // Zero is "never listed".
         let generation = listing.generation().max(1);
         let unchanged =
@@ -481,13 +498,16 @@ impl Vfs {
                 break;
             }
         }
+        if count {
+            self.settle();
+        }
         Ok(())
     }
 
     /// Returns the sizes of the volume.
     pub async fn size(&self) -> VolumeSize {
         let (mut used, mut files) = (0u64, 0u64);
-        for layer in self.namespace.layers() {
+        for layer in self.namespace.active() {
             let (bytes, count) = layer.catalogue.known_size().await;
             used = used.saturating_add(bytes);
             files = files.saturating_add(count);
@@ -543,7 +563,7 @@ impl Vfs {
                 let layer = Some(*layer);
                 self.troubles.failed(&node.path, operation, layer, error);
             }
-            (Err(_), What::Root | What::Dir { .. }) => {}
+            (Err(_), What::Root | What::Dir { .. } | What::Lost { .. }) => {}
         }
     }
 

@@ -1,14 +1,24 @@
 //! Inodes: which number stands for what, for as long as the kernel remembers it.
 //!
 //! A file's number is made of its layer's source, its place in the volume and its version, a
-//! directory's of its place alone. So numbers are the same after a remount and on every host, a
-//! changed file is a new inode, and a new process can find what a number stands for by hashing
-//! what the catalogue knows: nothing here has to survive.
+//! directory's of its place alone. So numbers are the same after a remount and on every host, and a
+//! changed file is a new inode.
+//!
+//! The catalogue does not tell what every number that the kernel knows stands for: a version that was
+//! replaced is held for as long as somebody holds it, and of two files whose numbers are the same
+//! one has the next. So a process that takes a mount over from another one is told by the `journal`,
+//! where each inode is written down before the kernel hears of it.
+//!
+//! The kernel's forgets are subtracted from its lookups, which the journal counts too: a forget and a
+//! lookup that pass each other on their way here must not make an inode vanish. What the journal lost
+//! of an earlier process are forgets only, so its counts are too high if anything; `fuse::prune` asks
+//! the kernel which of those inodes it does not know.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use super::file::OpenFile;
+use super::journal::{Journal, record};
 use super::shards::Shards;
 use crate::entry::{Entry, Kind, Timestamp};
 use crate::path::{Name, RelPath};
@@ -33,6 +43,13 @@ pub(super) enum What {
         source_path: RelPath,
         entry: Entry,
     },
+    /// The same of a layer that this process does not have: a number of the journal's. Whoever asks
+    /// is told that it is stale; but a later process may have the layer again.
+    Lost {
+        layer: usize,
+        source_path: RelPath,
+        entry: Entry,
+    },
 }
 
 /// An inode that the kernel knows and that is not open.
@@ -46,6 +63,8 @@ pub struct Idle {
     pub name: Option<Name>,
     /// Whether it is a directory.
     pub is_dir: bool,
+    /// How often the kernel looked it up, at most, where an earlier process counted some of it.
+    pub inherited: Option<u64>,
 }
 
 /// An inode that the kernel may know.
@@ -55,8 +74,10 @@ pub(super) struct Node {
     /// Where it is in the volume.
     pub(super) path: RelPath,
     pub(super) what: What,
-    /// How often the kernel looked it up. A hint only.
+    /// How often the kernel looked it up.
     lookups: AtomicU64,
+    /// Whether an earlier process counted some of it, which may be too much.
+    inherited: bool,
     /// The threads whose open was answered with "replaced, look again" since the last lookup.
     told_stale: Mutex<Vec<u32>>,
     /// When it was last looked into that a read found the version gone from its source: a
@@ -77,6 +98,57 @@ const LOOK_EVERY: u64 = 1_000_000_000;
 const TOLD: usize = 64;
 
 impl Node {
+    fn new(ino: Ino, path: RelPath, what: What, lookups: u64) -> Node {
+        Node {
+            ino,
+            path,
+            what,
+            lookups: AtomicU64::new(lookups),
+            inherited: false,
+            told_stale: Mutex::default(),
+            looked_into: AtomicI64::new(i64::MIN),
+            opened: Mutex::default(),
+            listed: AtomicU64::new(0),
+            unconfirmed: Mutex::default(),
+        }
+    }
+
+    /// Returns one that the kernel is not told of: for a file that stays open while its number
+    /// stands for something that differs.
+    pub(super) fn detached(ino: Ino, path: RelPath, what: What) -> Arc<Node> {
+        Arc::new(Node::new(ino, path, what, 0))
+    }
+
+    /// Appends what another process must know of it; nothing if it is forgotten already.
+    pub(super) fn put(&self, out: &mut Vec<u8>) {
+        let (ino, path) = (self.ino, &self.path);
+        match (&self.what, self.lookups.load(Ordering::Relaxed)) {
+            (What::Root, _) | (_, 0) => {}
+            (What::Dir { entry }, lookups) => record::put_dir(out, ino, lookups, path, entry),
+            (
+                What::Leaf {
+                    layer,
+                    source_path,
+                    entry,
+                }
+                | What::Lost {
+                    layer,
+                    source_path,
+                    entry,
+                },
+                lookups,
+            ) => {
+                let place = record::Place {
+                    path,
+                    layer: *layer,
+                    source_path,
+                    entry,
+                };
+                record::put_leaf(out, ino, lookups, place);
+            }
+        }
+    }
+
     /// Returns whether the thread `caller` is to be told that the file was replaced. Each is told
     /// once, and looks the name up again. One that comes again without that has no name to look up
     /// (a bind mount); another one that comes meanwhile has.
@@ -167,6 +239,7 @@ pub(super) struct Nodes {
     /// Where the next look for idle ones begins.
     hand: AtomicUsize,
     root: Arc<Node>,
+    journal: OnceLock<Arc<Journal>>,
 }
 
 impl Nodes {
@@ -176,25 +249,53 @@ impl Nodes {
             count: AtomicUsize::new(0),
             crowd: OnceLock::new(),
             hand: AtomicUsize::new(0),
-            root: Arc::new(Node {
-                ino: ROOT,
-                path: RelPath::root(),
-                what: What::Root,
-                lookups: AtomicU64::new(1),
-                told_stale: Mutex::default(),
-                looked_into: AtomicI64::new(i64::MIN),
-                opened: Mutex::default(),
-                listed: AtomicU64::new(0),
-                unconfirmed: Mutex::default(),
-            }),
+            root: Arc::new(Node::new(ROOT, RelPath::root(), What::Root, 1)),
+            journal: OnceLock::new(),
         }
     }
 
+    /// Returns where inodes are written down, if they are.
+    pub(super) fn journal(&self) -> Option<&Arc<Journal>> {
+        self.journal.get()
+    }
+
+    /// Writes down all inodes from now on; those that the kernel knows already have to be
+    /// [inherited](Nodes::inherit). Returns false if they are written down elsewhere.
+    pub(super) fn keep_in(&self, journal: Arc<Journal>) -> bool {
+        self.journal.set(journal).is_ok()
+    }
+
+    /// Takes an inode over from an earlier process.
+    pub(super) fn inherit(&self, ino: Ino, path: RelPath, what: What, lookups: u64) {
+        let node = Node {
+            inherited: true,
+            ..Node::new(ino, path, what, lookups)
+        };
+        if self.nodes.write(ino).insert(ino, Arc::new(node)).is_none() {
+            self.count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Returns all of them, a shard at a time.
+    pub(super) fn all(&self) -> impl Iterator<Item = Vec<(Ino, Arc<Node>)>> {
+        self.nodes.all()
+    }
+
+    /// Returns an inode that can be answered for.
     pub(super) fn get(&self, ino: Ino) -> Option<Arc<Node>> {
         if ino == ROOT {
             return Some(self.root.clone());
         }
-        self.nodes.get(ino)
+        let node = self.nodes.get(ino)?;
+        (!matches!(node.what, What::Lost { .. })).then_some(node)
+    }
+
+    /// Writes down how often the kernel looked an inode up; under its shard's lock, so that this
+    /// comes in the order of the counts.
+    fn note_lookups(&self, ino: Ino, lookups: u64) {
+        if let Some(journal) = self.journal.get() {
+            journal.add(|out| record::put_lookups(out, ino, lookups));
+        }
     }
 
     /// Returns the inode for a lookup, counted.
@@ -203,7 +304,8 @@ impl Nodes {
             let mut shard = self.nodes.write(ino);
             match shard.get(&ino) {
                 Some(node) if same(node, &path, &what) => {
-                    node.lookups.fetch_add(1, Ordering::Relaxed);
+                    let before = node.lookups.fetch_add(1, Ordering::Relaxed);
+                    self.note_lookups(ino, before + 1);
                     node.told_stale
                         .lock()
                         .unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -228,17 +330,15 @@ impl Nodes {
                             .clone()
                     });
                     let node = Arc::new(Node {
-                        ino,
-                        path,
-                        what,
-                        lookups: AtomicU64::new(lookups + 1),
-                        told_stale: Mutex::default(),
-                        looked_into: AtomicI64::new(i64::MIN),
+                        inherited: old.is_some_and(|n| n.inherited),
                         opened: Mutex::new(opened.unwrap_or_default()),
                         listed: AtomicU64::new(listed),
-                        unconfirmed: Mutex::default(),
+                        ..Node::new(ino, path, what, lookups + 1)
                     });
                     shard.insert(ino, node.clone());
+                    if let Some(journal) = self.journal.get() {
+                        journal.add(|out| node.put(out));
+                    }
                     drop(shard);
                     if let Some((limit, crowded)) = self.crowd.get()
                         && self.len() > *limit
@@ -260,6 +360,7 @@ impl Nodes {
         if let Some(node) = shard.get(&ino) {
             let left = node.lookups.load(Ordering::Relaxed).saturating_sub(count);
             node.lookups.store(left, Ordering::Relaxed);
+            self.note_lookups(ino, left);
             if left == 0 {
                 shard.remove(&ino);
                 self.count.fetch_sub(1, Ordering::Relaxed);
@@ -290,6 +391,7 @@ impl Nodes {
                     parent: node.path.parent().map_or(ROOT, |dir| dir_ino(&dir)),
                     name: node.path.file_name(),
                     is_dir: node.is_dir(),
+                    inherited: node.inherited.then(|| node.lookups.load(Ordering::Relaxed)),
                 })
             });
             found.extend(idle.take(most.min(surplus) - found.len()));

@@ -31,25 +31,33 @@ pub enum Backing {
     File(svol_cache::Sealed),
 }
 
+/// Who opens a file.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Caller {
+    /// The thread; 0 for whoever cannot be told apart.
+    pub thread: u32,
+    /// The number of the kernel's request, the same if it comes twice; 0 where there is none.
+    pub request: u64,
+}
+
 impl Vfs {
     /// Opens a file if nothing has to be asked for.
     pub fn open_now(&self, ino: Ino) -> Option<Result<u64>> {
-        self.open_now_for(ino, 0)
+        self.open_now_for(ino, Caller::default())
     }
 
-    /// Opens a file for the thread `caller` if nothing has to be asked for; 0 for whoever cannot
-    /// be told apart.
-    pub fn open_now_for(&self, ino: Ino, caller: u32) -> Option<Result<u64>> {
+    /// Opens a file for `caller` if nothing has to be asked for.
+    pub fn open_now_for(&self, ino: Ino, caller: Caller) -> Option<Result<u64>> {
         let node = match self.file_node(ino) {
             Ok(node) => node,
             Err(error) => return Some(Err(error)),
         };
-        let result = self.open_node_now(&node, caller)?;
+        let result = self.open_node_now(&node, caller.thread)?;
         self.note_file(&node, Operation::Open, &result);
-        Some(result)
+        Some(result.map(|file| self.handle(node, file, caller.request)))
     }
 
-    fn open_node_now(&self, node: &Arc<Node>, caller: u32) -> Option<Result<u64>> {
+    fn open_node_now(&self, node: &Arc<Node>, caller: u32) -> Option<Result<Arc<OpenFile>>> {
         let found = self
             .namespace
             .peek_lookup(&node.path.parent()?, &node.path.file_name()?)?;
@@ -61,30 +69,45 @@ impl Vfs {
         if !is_replaced && self.opener.must_probe(leaf.layer, leaf.path, &entry) {
             return None;
         }
+        self.take_up_inode(node.ino);
         if let Some(file) = opened(node) {
-            return Some(Ok(self.handle(node.clone(), file)));
+            return Some(Ok(file));
         }
         if !pinned(&entry) {
             return None;
         }
-        let file = self.open_file(node, entry)?;
-        Some(file.map(|file| self.handle(node.clone(), file)))
+        self.open_file(node, entry)
     }
 
     /// Opens a file.
     pub async fn open(self: &Arc<Self>, ino: Ino) -> Result<u64> {
-        self.open_for(ino, 0).await
+        self.open_for(ino, Caller::default()).await
     }
 
-    /// Opens a file for the thread `caller`, as [`Vfs::open_now_for`].
-    pub async fn open_for(self: &Arc<Self>, ino: Ino, caller: u32) -> Result<u64> {
+    /// Opens a file for `caller`, as [`Vfs::open_now_for`].
+    pub async fn open_for(self: &Arc<Self>, ino: Ino, caller: Caller) -> Result<u64> {
+        let (node, file) = self.open_inode(ino, caller.thread).await?;
+        Ok(self.handle(node, file, caller.request))
+    }
+
+    /// Opens a file that the kernel is told nothing of.
+    pub(super) async fn open_quietly(self: &Arc<Self>, ino: Ino) -> Result<Arc<Handle>> {
+        let (node, file) = self.open_inode(ino, 0).await?;
+        Ok(Arc::new(Handle::new(node, file, 0, true)))
+    }
+
+    async fn open_inode(
+        self: &Arc<Self>,
+        ino: Ino,
+        caller: u32,
+    ) -> Result<(Arc<Node>, Arc<OpenFile>)> {
         let node = self.file_node(ino)?;
         let result = self.open_node(node.clone(), caller).await;
         self.note_file(&node, Operation::Open, &result);
-        result
+        Ok((node, result?))
     }
 
-    async fn open_node(self: &Arc<Self>, node: Arc<Node>, caller: u32) -> Result<u64> {
+    async fn open_node(self: &Arc<Self>, node: Arc<Node>, caller: u32) -> Result<Arc<OpenFile>> {
         let Leaf { layer, path, entry } = leaf(&node)?;
         let mut entry = entry.clone();
         let mut is_known = false;
@@ -94,6 +117,7 @@ impl Vfs {
             (entry, is_known) = (current.entry, current.is_replaced);
         }
         let due = !is_known && self.opener.must_probe(layer, path, &entry);
+        self.take_up_inode(node.ino);
         if due || (!pinned(&entry) && opened(&node).is_none()) {
             entry = match self.probe(&node, layer, path, &entry).await {
                 // Told before, as in `current`.
@@ -102,18 +126,17 @@ impl Vfs {
             };
         }
         if let Some(file) = opened(&node) {
-            return Ok(self.handle(node, file));
+            return Ok(file);
         }
-        let file = match self.open_file(&node, entry.clone()) {
-            Some(file) => file?,
+        match self.open_file(&node, entry.clone()) {
+            Some(file) => file,
             None => {
-                let (this, at) = (self.clone(), node.clone());
-                tokio::task::spawn_blocking(move || this.open_in_place(&at, entry))
+                let this = self.clone();
+                tokio::task::spawn_blocking(move || this.open_in_place(&node, entry))
                     .await
-                    .map_err(|e| Error::Disk(e.to_string()))??
+                    .map_err(|e| Error::Disk(e.to_string()))?
             }
-        };
-        Ok(self.handle(node, file))
+        }
     }
 
     /// Returns the local file that holds all bytes of an open file.
@@ -142,14 +165,25 @@ impl Vfs {
         }
     }
 
-    /// Closes a file.
-    pub fn release(&self, handle: u64) {
-        self.handles.remove(handle);
+    /// Closes a file. Returns whether it was open: the kernel may say it twice, if another process
+    /// answers for it in between.
+    pub fn release(&self, handle: u64) -> bool {
+        let is_closed = self.handles.remove(handle).is_some() | self.release_inherited(handle);
+        if is_closed {
+            self.note_closed(handle);
+        }
+        is_closed
     }
 
     /// Fills `buf` if that needs no waiting for a source; returns the bytes read.
     pub fn read_now(&self, handle: u64, offset: u64, buf: &mut [u8]) -> Option<Result<usize>> {
-        let handle = self.handles.get(handle)?;
+        let handle = match self.handles.get(handle) {
+            Some(handle) => handle,
+            None => match self.take_up_now(handle)? {
+                Ok(handle) => handle,
+                Err(error) => return Some(Err(error)),
+            },
+        };
         let result = handle.read_now(offset, buf)?;
         self.note_file(&handle.node, Operation::Read, &result);
         if let (Ok(n), Some(counters)) = (&result, self.counters_of(&handle.node)) {
@@ -172,8 +206,8 @@ impl Vfs {
 
     /// Reads, and hands `take` the bytes where they are, without a copy. It must not wait.
     ///
-    /// A handle that this process does not know (another one gave it out) is opened anew by its
-    /// inode.
+    /// A handle that another process gave out is of the version that was open there; one of which
+    /// nothing is known is opened anew by its inode.
     pub async fn read_with<T>(
         self: &Arc<Self>,
         handle: u64,
@@ -182,12 +216,13 @@ impl Vfs {
         len: usize,
         take: impl FnOnce(&[u8]) -> T,
     ) -> Result<T> {
-        let handle = match self.handles.get(handle) {
+        let number = handle;
+        let handle = match self.handles.get(number) {
             Some(handle) => handle,
-            None => {
-                let opened = self.open(ino).await?;
-                self.handles.remove(opened).ok_or(Error::Stale)?
-            }
+            None => match self.take_up(number).await {
+                Some(handle) => handle?,
+                None => self.open_quietly(ino).await?,
+            },
         };
         let counters = self.counters_of(&handle.node);
         if let Some(counters) = counters {
@@ -198,6 +233,10 @@ impl Vfs {
             self.note_file(&handle.node, Operation::Read, &Ok(()));
             if let Some(counters) = counters {
                 counters.missed(bytes.len());
+            }
+            // What follows must be of the same version, whoever reads it.
+            if handle.learnt() {
+                self.note_opened(number, &handle);
             }
             take(bytes)
         };
@@ -222,10 +261,12 @@ impl Vfs {
         Ok(node)
     }
 
-    fn handle(&self, node: Arc<Node>, file: Arc<OpenFile>) -> u64 {
+    fn handle(&self, node: Arc<Node>, file: Arc<OpenFile>, request: u64) -> u64 {
         let number = self.next_handle.fetch_add(1, Ordering::Relaxed);
-        self.handles
-            .insert(number, Arc::new(Handle::new(node, file)));
+        let is_known = file.entry().validator.is_some();
+        let handle = Arc::new(Handle::new(node, file, request, is_known));
+        self.handles.insert(number, handle.clone());
+        self.note_opened(number, &handle);
         number
     }
 
@@ -329,7 +370,11 @@ impl Vfs {
 
     /// Opens a file of a source that is fetched; nothing if the source is read in place, which may
     /// wait for a disk.
-    fn open_file(&self, node: &Arc<Node>, entry: Entry) -> Option<Result<Arc<OpenFile>>> {
+    pub(super) fn open_file(
+        &self,
+        node: &Arc<Node>,
+        entry: Entry,
+    ) -> Option<Result<Arc<OpenFile>>> {
         let Leaf { layer, path, .. } = match leaf(node) {
             Ok(leaf) => leaf,
             Err(error) => return Some(Err(error)),
@@ -346,7 +391,7 @@ impl Vfs {
         Some(Ok(share(node, OpenFile::Remote(file))))
     }
 
-    fn open_in_place(&self, node: &Arc<Node>, entry: Entry) -> Result<Arc<OpenFile>> {
+    pub(super) fn open_in_place(&self, node: &Arc<Node>, entry: Entry) -> Result<Arc<OpenFile>> {
         let Leaf { layer, path, .. } = leaf(node)?;
         let source = self.source(layer);
         let Some(ability) = source.in_place() else {
@@ -402,7 +447,7 @@ fn leaf(node: &Node) -> Result<Leaf<'_>> {
             path: source_path,
             entry,
         }),
-        What::Leaf { .. } => Err(Error::Stale),
+        What::Leaf { .. } | What::Lost { .. } => Err(Error::Stale),
         What::Root | What::Dir { .. } => Err(Error::IsDir),
     }
 }

@@ -59,6 +59,12 @@ impl<V: Clone> Shards<V> {
         self.write(key).remove(&key)
     }
 
+    /// Returns what is in one shard after the other.
+    pub(super) fn all(&self) -> impl Iterator<Item = Vec<(u64, V)>> {
+        let pairs = |(key, value): (&u64, &V)| (*key, value.clone());
+        (0..SHARDS).map(move |n| self.nth(n).iter().map(pairs).collect())
+    }
+
     pub(super) fn len(&self) -> usize {
         self.shards
             .iter()

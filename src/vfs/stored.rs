@@ -86,11 +86,10 @@ impl Vfs {
         for last in [false, true] {
             let looked = self.lookup_in(&dir, &name).await?;
             let known = Known(self, looked.attr.ino);
-            let handle = match self.open(known.1).await {
+            let handle = match self.open_quietly(known.1).await {
                 Err(Error::Stale) if !last => continue,
                 opened => opened?,
             };
-            let handle = self.handles.remove(handle).ok_or(Error::Stale)?;
             let OpenFile::Remote(file) = &*handle.file else {
                 return Ok(Brought::Local);
             };

@@ -21,7 +21,7 @@ impl Vfs {
             "source" => self.source_of(&node),
             "version" => match &node.what {
                 What::Leaf { entry, .. } => Ok(entry.version.token.to_string()),
-                What::Root | What::Dir { .. } => Err(Error::NoAttribute),
+                What::Root | What::Dir { .. } | What::Lost { .. } => Err(Error::NoAttribute),
             },
             "cached" => self.cached(&node).ok_or(Error::NoAttribute),
             "digest" => self
@@ -122,7 +122,7 @@ impl Vfs {
     pub fn next_of(&self, trouble: &Trouble) -> String {
         let layers = match trouble.layer {
             Some(layer) => vec![layer],
-            None => (0..self.namespace.layers().len()).collect(),
+            None => (0..self.namespace.active().len()).collect(),
         };
         // Of a directory no layer is to blame for certain: whichever its message names.
         let named = |layer: &usize| {

@@ -20,6 +20,7 @@ pub mod machine;
 pub mod mapping;
 pub mod mount;
 pub mod nobody;
+pub mod podman;
 pub mod process;
 pub mod proxy;
 pub mod s3;

@@ -162,7 +162,13 @@ impl Mount {
         std::fs::read(self.path(inside)).unwrap_or_else(|e| panic!("{inside}: {e}\n{}", self.log()))
     }
 
+    /// The process that serves.
     pub fn pid(&self) -> u32 {
+        worker_of(self.child.id()).unwrap_or(self.child.id())
+    }
+
+    /// The process that was started: the one above, or its holder.
+    pub fn holder(&self) -> u32 {
         self.child.id()
     }
 
@@ -187,10 +193,21 @@ impl Mount {
             && sockets.any(|s| s.is_ok_and(|s| s.file_name().to_string_lossy().ends_with(&ours)))
     }
 
-    /// Kills the daemon as a crash would, and waits for its end. The dead mount stays.
+    /// Kills the daemon as a crash would, with its holder, and waits for the end of both. The dead
+    /// mount stays.
     pub fn kill(&mut self) {
+        use rustix::process::{Signal, kill_process};
+        // So that it starts no other.
+        let _ = kill_process(pid(self.child.id()), Signal::STOP);
+        let worker = worker_of(self.child.id());
+        if let Some(worker) = worker {
+            let _ = kill_process(pid(worker), Signal::KILL);
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if let Some(worker) = worker {
+            super::wait_until("the end of a worker", || !runs(worker));
+        }
     }
 
     /// Returns whether the daemon ends by itself within `limit`.
@@ -253,6 +270,27 @@ impl Drop for Mount {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Whether a process runs, zombies apart.
+pub fn runs(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|s| !s.rsplit_once(") ").unwrap().1.starts_with('Z'))
+}
+
+/// The worker of a holder, if it has one that lives.
+pub fn worker_of(holder: u32) -> Option<u32> {
+    let children = format!("/proc/{holder}/task/{holder}/children");
+    let children = std::fs::read_to_string(children).ok()?;
+    let mut children = children.split_whitespace().filter_map(|c| c.parse().ok());
+    children.find(|child| {
+        let name = std::fs::read_to_string(format!("/proc/{child}/comm"));
+        runs(*child) && name.is_ok_and(|name| name.trim() == "svol-worker")
+    })
+}
+
+fn pid(number: u32) -> rustix::process::Pid {
+    rustix::process::Pid::from_raw(number as i32).unwrap()
 }
 
 /// Whether something is mounted at `path`; does not touch it.

@@ -1,6 +1,6 @@
 //! The core of the filesystem against a plain model: random volumes, changes, refreshes, evictions,
-//! outages, lies, crashes and remounts, with no kernel and no network, but with a real cache and a
-//! real catalogue on disk.
+//! outages, lies, crashes, remounts and processes that take a mount over, with no kernel and no network,
+//! but with a real cache and a real catalogue on disk.
 //!
 //! `oracle` is the model, written from docs/SEMANTICS.md and docs/VOLUME.md; `world` and `recorder`
 //! are the sources from both sides; `mounted` is the filesystem; `harness` does one step to both
@@ -158,6 +158,10 @@ pub(crate) enum Step {
     Remount {
         beside: bool,
     },
+    /// Another process takes the mount over, with all that is open.
+    Replace {
+        planned: bool,
+    },
     Down {
         layer: usize,
         kind: ErrorKind,
@@ -305,6 +309,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => pick().prop_map(|handle| Step::Close { handle }),
         2 => pick().prop_map(|inode| Step::Forget { inode }),
         2 => any::<bool>().prop_map(|beside| Step::Remount { beside }),
+        3 => any::<bool>().prop_map(|planned| Step::Replace { planned }),
         2 => (layer(), outage()).prop_map(|(layer, kind)| Step::Down { layer, kind }),
         3 => layer().prop_map(|layer| Step::Up { layer }),
         2 => Just(Step::Walk),

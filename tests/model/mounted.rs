@@ -42,7 +42,8 @@ pub struct Settings {
 }
 
 impl Mounted {
-    pub fn new(dir: &Path, origins: &[Origin], settings: Settings) -> Mounted {
+    /// Mounts with the cache in `dir`; `journal` is where a process leaves the mount to the next one.
+    pub fn new(dir: &Path, journal: &Path, origins: &[Origin], settings: Settings) -> Mounted {
         let mut config = svol_cache::Config::new(dir);
         config.limit = Some(settings.quota.unwrap_or(DISK));
         config.min_free = Some(0);
@@ -87,19 +88,19 @@ impl Mounted {
             gid: 1000,
             umask: 0o022,
         };
-        let vfs = Vfs::new(
+        let vfs = Arc::new(Vfs::new(
             Arc::new(Namespace::new(layers)),
             cache.clone(),
             Fetcher::new(),
             tokio::runtime::Handle::current(),
             policies,
             owner,
-        );
-        Mounted {
-            vfs: Arc::new(vfs),
-            cache,
-            db,
-        }
+        ));
+        fs::create_dir_all(journal).unwrap();
+        vfs.keep_in(journal).unwrap();
+        // So that all that it knows is found among what it could do without.
+        vfs.on_crowd(0, || ());
+        Mounted { vfs, cache, db }
     }
 
     /// Writes down what the next mount is to know.

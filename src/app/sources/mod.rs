@@ -87,7 +87,7 @@ fn left_out(kind: &str) -> source::Error {
     )
 }
 
-fn secret(reference: &SecretRef) -> Secret {
+pub(super) fn secret(reference: &SecretRef) -> Secret {
     let reference = reference.clone();
     Secret::from_fn(move || match reference.read() {
         Ok(secret) => Ok(secret.expose().to_owned()),
@@ -95,7 +95,7 @@ fn secret(reference: &SecretRef) -> Secret {
     })
 }
 
-fn tls(section: &Option<config::Tls>) -> TlsSettings {
+pub(super) fn tls(section: &Option<config::Tls>) -> TlsSettings {
     let Some(tls) = section else {
         return TlsSettings::default();
     };
@@ -108,7 +108,7 @@ fn tls(section: &Option<config::Tls>) -> TlsSettings {
     }
 }
 
-fn proxy(section: &Option<config::Proxy>) -> Option<ProxySettings> {
+pub(super) fn proxy(section: &Option<config::Proxy>) -> Option<ProxySettings> {
     let proxy = section.as_ref()?;
     Some(ProxySettings {
         url: proxy.url.as_url().clone(),
@@ -117,4 +117,19 @@ fn proxy(section: &Option<config::Proxy>) -> Option<ProxySettings> {
             .as_ref()
             .map(|auth| (auth.username.clone(), secret(&auth.password))),
     })
+}
+
+/// Returns how a server that speaks HTTP is reached: whom to trust, and by way of which proxy.
+pub(super) fn transport(spec: &config::Source) -> (TlsSettings, Option<ProxySettings>) {
+    match spec {
+        config::Source::S3(it) => (tls(&it.tls), proxy(&it.proxy)),
+        config::Source::Gcs(it) => (tls(&it.tls), proxy(&it.proxy)),
+        config::Source::Azure(it) => (tls(&it.tls), proxy(&it.proxy)),
+        config::Source::Http(it) => (tls(&it.tls), proxy(&it.proxy)),
+        config::Source::Webdav(it) => (tls(&it.tls), proxy(&it.proxy)),
+        config::Source::Git(it) => (tls(&it.tls), proxy(&it.proxy)),
+        config::Source::Sftp(_) | config::Source::Ftp(_) | config::Source::Local(_) => {
+            (TlsSettings::default(), None)
+        }
+    }
 }

@@ -13,7 +13,7 @@ mod local;
 mod s3;
 mod sftp;
 mod ssh;
-mod transport;
+pub(super) mod transport;
 mod webdav;
 
 pub use azure::{AzureClientSecret, AzureCredentials, AzureSource};
@@ -130,7 +130,7 @@ impl fmt::Display for Source {
 pub(crate) struct Problems(pub(crate) Vec<(Vec<&'static str>, String)>);
 
 impl Problems {
-    fn add(&mut self, field: &[&'static str], what: impl Into<String>) {
+    pub(super) fn add(&mut self, field: &[&'static str], what: impl Into<String>) {
         self.0.push((field.to_vec(), what.into()));
     }
 

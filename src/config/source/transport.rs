@@ -45,7 +45,7 @@ pub struct Proxy {
     pub auth: Option<BasicAuth>,
 }
 
-pub(super) fn each_file(
+pub(in crate::config) fn each_file(
     tls: &mut Option<Tls>,
     proxy: &mut Option<Proxy>,
     each: &mut dyn FnMut(&mut PathBuf),
@@ -62,7 +62,7 @@ pub(super) fn each_file(
     }
 }
 
-pub(super) fn problems(proxy: &Option<Proxy>, found: &mut Problems) {
+pub(in crate::config) fn problems(proxy: &Option<Proxy>, found: &mut Problems) {
     if let Some(auth) = proxy.as_ref().and_then(|proxy| proxy.auth.as_ref())
         && auth.username.contains(':')
     {
@@ -84,14 +84,14 @@ pub enum HttpAuth {
 }
 
 impl HttpAuth {
-    pub(super) fn each_file(&mut self, each: &mut dyn FnMut(&mut PathBuf)) {
+    pub(in crate::config) fn each_file(&mut self, each: &mut dyn FnMut(&mut PathBuf)) {
         match self {
             Self::Bearer(bearer) => bearer.token.each_file(each),
             Self::Basic(basic) => basic.password.each_file(each),
         }
     }
 
-    pub(super) fn problems(&self, found: &mut Problems) {
+    pub(in crate::config) fn problems(&self, found: &mut Problems) {
         if let Self::Basic(basic) = self
             && basic.username.contains(':')
         {

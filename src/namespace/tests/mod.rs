@@ -309,6 +309,35 @@ async fn links_that_lead_out_are_hidden_and_counted() {
 }
 
 #[tokio::test]
+async fn no_name_leads_to_a_retired_layer() {
+    let (kept, retired) = (
+        source("kept", &["a"]),
+        source("retired", &["a", "b", "x/y"]),
+    );
+    let layers = vec![layer(&kept, "")];
+    let old = vec![layer(&retired, ""), layer(&retired, "grafted")];
+    let namespace = Namespace::with_retired(layers, old, 1 << 20);
+    assert_eq!(names(&namespace, "").await, ["a"]);
+    assert_eq!(provider(&namespace, "a").await, 0);
+    for gone in ["b", "grafted"] {
+        assert!(is_absent(&namespace.walk(&path(gone)).await), "{gone}");
+    }
+    assert_eq!(namespace.explain(&path("a")).await.len(), 1);
+    assert_eq!(namespace.refresh(&path(""), true).await.listed, 1);
+    assert_eq!((namespace.active().len(), namespace.layers().len()), (1, 3));
+    // Who has its number reads on.
+    let held = &namespace.layers()[1].catalogue;
+    assert!(
+        held.dir(&path(""))
+            .await
+            .unwrap()
+            .get("b")
+            .unwrap()
+            .is_some()
+    );
+}
+
+#[tokio::test]
 async fn changes_are_told_by_their_place_in_the_volume() {
     let one = source("one", &["f"]);
     let namespace = Namespace::new(vec![layer(&one, "x/y")]);

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use svol::source::ErrorKind;
-use svol::vfs::Error;
+use svol::vfs::{Error, Vfs};
 
 use super::super::mounted::{Mounted, copy_as_it_is};
 use super::super::world::{Origin, REPEATED};
@@ -77,24 +77,83 @@ impl Harness {
     }
 
     fn mount(&mut self) {
-        self.mounted = Some(Mounted::new(&self.home(), &self.origins, self.settings));
+        self.mounts += 1;
+        self.start();
+    }
+
+    fn start(&mut self) {
+        let journal = self.dir.path().join(format!("journal{}", self.mounts));
+        self.mounted = Some(Mounted::new(
+            &self.home(),
+            &journal,
+            &self.origins,
+            self.settings,
+        ));
     }
 
     /// Takes note that nothing is open, looked up or on its way any more.
     fn begin_anew(&mut self) {
+        self.handles.clear();
+        self.held.clear();
+        self.lookups.clear();
+        self.begin_process();
+    }
+
+    /// Takes note that only what is written down is known.
+    fn begin_process(&mut self) {
         self.remounted = true;
         for object in self.fleeting.drain() {
             self.cached.remove(&object);
         }
-        self.handles.clear();
-        self.held.clear();
-        self.lookups.clear();
         self.told.clear();
         for origin in &mut self.origins {
             origin.recorder.forget_gone();
             origin.shaken = None;
             origin.recorder.given_twice(true);
         }
+    }
+
+    /// Another process takes the mount over: what the "kernel" has open and has looked up it has
+    /// still, and each is what it was. Where that was not `planned`, what was forgotten last may not
+    /// have been written down.
+    pub(super) async fn replace(&mut self, planned: bool) -> Check {
+        let Some(old) = self.mounted.take() else {
+            return Ok(());
+        };
+        old.flush().await;
+        if planned {
+            old.vfs.settle();
+        }
+        let known = |vfs: &Vfs, ino| (vfs.attr(ino), vfs.readlink(ino), vfs.path_of(ino));
+        let inodes: Vec<_> = self.lookups.keys().copied().collect();
+        let before: Vec<_> = inodes.iter().map(|i| known(&old.vfs, *i)).collect();
+        self.start();
+        for (ino, before) in inodes.iter().zip(before) {
+            let after = known(self.vfs(), *ino);
+            let (before, after) = (format!("{before:?}"), format!("{after:?}"));
+            ensure!(before == after, "inode {ino} was {before} and is {after}");
+        }
+        ensure!(
+            self.vfs().in_use().1 == self.handles.len(),
+            "{} files are open, not {}",
+            self.vfs().in_use().1,
+            self.handles.len()
+        );
+        // More lookups than there were are forgotten as soon as the kernel says that it knows none.
+        for inode in self.vfs().idle(usize::MAX) {
+            let counted = inode.inherited.unwrap_or(0);
+            let truly = self.lookups.get(&inode.ino).copied().unwrap_or(0);
+            ensure!(
+                counted == truly || (counted > truly && !planned),
+                "inode {} counts as looked up {counted} times, not {truly}",
+                inode.ino
+            );
+            self.vfs().forget(inode.ino, counted - truly);
+        }
+        // In the end, so that nothing that it still did could matter.
+        old.close().await;
+        self.begin_process();
+        Ok(())
     }
 
     /// Ends as by kill -9: what is on disk at some moment, while a handle is being read and all

@@ -58,6 +58,8 @@ pub struct Harness {
     dir: tempfile::TempDir,
     /// Where the cache is by now, in `dir`: each crash leaves it for another place.
     home: usize,
+    /// How many mounts there were: each has a journal of its own, in `dir`.
+    mounts: usize,
     origins: Vec<Origin>,
     settings: Settings,
     mounted: Option<Mounted>,
@@ -108,10 +110,12 @@ impl Harness {
             refresh: shape.eager.then_some(Duration::ZERO),
             quota: shape.quota,
         };
-        let mounted = Some(Mounted::new(&dir.path().join("0"), &origins, settings));
+        let (cache, journal) = (dir.path().join("0"), dir.path().join("journal0"));
+        let mounted = Some(Mounted::new(&cache, &journal, &origins, settings));
         Harness {
             dir,
             home: 0,
+            mounts: 0,
             origins,
             settings,
             mounted,
@@ -254,6 +258,7 @@ impl Harness {
                 }
             }
             Step::Remount { beside } => self.remount(*beside).await,
+            Step::Replace { planned } => self.replace(*planned).await?,
             Step::Down { layer, kind } => {
                 self.origin(*layer).set_down(Some(*kind));
                 self.clean = false;
