@@ -27,6 +27,7 @@ pub mod hook;
 pub mod logging;
 pub mod memory;
 pub mod namespace;
+pub mod notify;
 pub mod path;
 pub mod rows;
 pub mod sandbox;

@@ -120,8 +120,9 @@ pub fn place(
 }
 
 fn kernel(settings: &MountSettings) -> KernelSettings {
+    let named = || format!("svol:{}", settings.view.volume.metadata.name);
     KernelSettings {
-        name: format!("svol:{}", settings.view.volume.metadata.name),
+        name: settings.fsname.clone().unwrap_or_else(named),
         allow_other: settings.allow_other,
         noexec: settings.noexec,
         origin: settings.origin.clone(),

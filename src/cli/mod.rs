@@ -7,7 +7,7 @@
 pub mod args;
 pub mod env;
 pub mod exit;
-mod mount_options;
+pub(crate) mod mount_options;
 pub mod offline;
 pub mod printable;
 pub mod resolve;

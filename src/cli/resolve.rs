@@ -113,6 +113,7 @@ pub fn resolve_mount_of(
             listen_token_file,
             listen_tls,
             mountpoint,
+            fsname: merge.options.get("fsname").map(Into::into),
             uid: merge.pick("uid", args.uid).or(spec.uid),
             gid: merge.pick("gid", args.gid).or(spec.gid),
             umask: merge.pick("umask", args.umask).or(spec.umask),

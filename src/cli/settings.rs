@@ -42,6 +42,8 @@ pub struct MountSettings {
     pub view: VolumeSettings,
     /// Where to mount, absolute but not canonical; it need not exist.
     pub mountpoint: PathBuf,
+    /// What `df` and /proc/mounts name as the mounted thing; nothing for the volume's name.
+    pub fsname: Option<String>,
     /// The owner of all files; nothing for the user that mounts.
     pub uid: Option<u32>,
     /// The group of all files; nothing for the group of the user that mounts.

@@ -28,6 +28,7 @@ use crate::control::tcp::Door;
 use crate::fuse::mount::MountSettings;
 use crate::fuse::orders::{Answer, Duty, Order};
 use crate::fuse::runner::Program as Runnable;
+use crate::notify;
 
 /// How long a worker that is to take over may take until it is prepared: it opens a cache that
 /// others use. The first has no such limit: `--wait` may wait for sources.
@@ -292,6 +293,9 @@ impl Holder {
 
     /// From now on the mount ends.
     fn end(&mut self) {
+        if self.ending.is_none() {
+            notify::stopping();
+        }
         self.ending.get_or_insert_with(|| Instant::now() + END);
         self.restart = None;
         self.drop_next("the mount is ending");
@@ -458,6 +462,7 @@ impl Holder {
         };
         let reason = stall.reason.name();
         info!(reason, stall_seconds, what = message, "a new worker serves");
+        notify::status(&format!("serving again ({reason}): {message}"));
         self.history.last = Some(Change {
             reason: stall.reason,
             at: history::now(),
@@ -637,6 +642,7 @@ impl Holder {
             }
         };
         error!(pid = worker.pid(), obituary, ?pause, "the worker died");
+        notify::status(&format!("the worker died: {obituary}"));
         self.stalled(worker, obituary, None);
         if !self.history.resends && self.place.kernel.origin.is_given() {
             let message = format!(
@@ -722,8 +728,6 @@ impl Holder {
                     worker.kill();
                     self.watch.reset();
                 }
-                // It serves, as far as anybody can tell: what a service manager's watchdog wants
-                // to hear goes here.
                 Sign::Alive | Sign::None => {}
             },
             _ => {}
