@@ -21,8 +21,9 @@ echo hello from afar >site/f
 echo hello from here >root/srv/g
 cp "$binary" root/svol
 echo 'nameserver 127.0.0.1' >root/etc/resolv.conf
-openssl req -quiet -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -keyout key.pem \
-    -out root/ca.pem -subj /CN=files.test -addext subjectAltName=DNS:files.test 2>/dev/null
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -keyout key.pem \
+    -out root/ca.pem -subj /CN=files.test -addext subjectAltName=DNS:files.test \
+    -addext basicConstraints=critical,CA:FALSE 2>/dev/null
 
 # Answers every question for an IPv4 address with 127.0.0.1, and has the site.
 cat >servers.py <<'PYTHON'

@@ -123,8 +123,10 @@ impl Connection {
 
     /// Unmounts, politely, then lazily.
     pub(super) fn unmount(&mut self) -> io::Result<()> {
-        // Somebody else may have mounted there since.
-        if self.number.is_some() && mount::device_at(&self.mountpoint)? == self.number {
+        // Somebody else may have mounted there since, and been given our number: it is free as soon
+        // as our mount is gone.
+        let is_there = self.number.is_some() && mount::device_at(&self.mountpoint)? == self.number;
+        if is_there && !self.is_gone() {
             mount::end(&self.mountpoint)?;
         }
         self.is_ended = true;
