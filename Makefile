@@ -1,7 +1,7 @@
 # Shared Volume: `make help` says what there is.
 .DEFAULT_GOAL := help
 .PHONY: help setup check test bench bench-quick bench-micro demo fmt fmt-check lint doc install deny \
-    crash model soak takeover stress load fuzz image pod-demo
+    crash model soak takeover stress load fuzz image pod-demo uninstall deb static
 
 CARGO ?= cargo
 PREFIX ?= /usr/local
@@ -97,9 +97,55 @@ lint: ## Clippy, warnings denied.
 doc: ## Builds the documentation, warnings denied.
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --quiet
 
-install: ## Builds and installs svol under PREFIX (/usr/local).
-	$(CARGO) build --release
-	install -D -m 0755 target/release/svol $(DESTDIR)$(PREFIX)/bin/svol
+# The program to install or to pack; built as a release where it is not said.
+BINARY ?=
+# mount(8) looks for its helpers in /sbin alone, wherever the rest is.
+SBINDIR ?= /sbin
+BINDIR = $(PREFIX)/bin
+SHAREDIR = $(PREFIX)/share
+UNITDIR = $(PREFIX)/lib/systemd
+HELPERS = mount.svol mount.fuse.svol
+COMPLETIONS = bash-completion/completions/svol zsh/vendor-completions/_svol \
+    fish/vendor_completions.d/svol.fish
+UNITS = system/svol@.service user/svol@.service
+
+install: ## Installs svol, mount.svol, pages, completions, units (PREFIX DESTDIR SBINDIR BINARY).
+	$(if $(BINARY),,$(CARGO) build --release)
+	install -D -m 0755 $(or $(BINARY),target/release/svol) $(DESTDIR)$(BINDIR)/svol
+	install -d -m 0755 $(DESTDIR)$(SBINDIR)
+	for name in $(HELPERS); do ln -sf $(BINDIR)/svol $(DESTDIR)$(SBINDIR)/$$name || exit 1; done
+	pages=$$(mktemp -d) && $(DESTDIR)$(BINDIR)/svol man $$pages && \
+	  install -D -m 0644 -t $(DESTDIR)$(SHAREDIR)/man/man1 $$pages/*.1 && \
+	  install -D -m 0644 -t $(DESTDIR)$(SHAREDIR)/man/man8 $$pages/*.8; \
+	  status=$$?; rm -rf $$pages; exit $$status
+	scripts=$$(mktemp -d) && for file in $(COMPLETIONS); do \
+	    shell=$${file%%/*}; $(DESTDIR)$(BINDIR)/svol completions $${shell%-completion} >$$scripts/one && \
+	    install -D -m 0644 $$scripts/one $(DESTDIR)$(SHAREDIR)/$$file || exit 1; \
+	  done; status=$$?; rm -rf $$scripts; exit $$status
+	for unit in $(UNITS); do \
+	    file=$$(echo $$unit | sed s,^system/,,) && install -d $(DESTDIR)$(UNITDIR)/$${unit%/*} && \
+	    sed 's,/usr/bin/svol,$(BINDIR)/svol,' docs/deploy/systemd/$$file >$(DESTDIR)$(UNITDIR)/$$unit && \
+	    chmod 0644 $(DESTDIR)$(UNITDIR)/$$unit || exit 1; \
+	  done
+
+uninstall: ## Removes what `make install` installed with the same PREFIX, DESTDIR and SBINDIR.
+	rm -f $(addprefix $(DESTDIR)$(SBINDIR)/,$(HELPERS)) $(DESTDIR)$(BINDIR)/svol
+	rm -f $(addprefix $(DESTDIR)$(SHAREDIR)/,$(COMPLETIONS) man/man1/svol.1 man/man1/svol-*.1)
+	rm -f $(DESTDIR)$(SHAREDIR)/man/man8/mount.svol.8
+	rm -f $(addprefix $(DESTDIR)$(UNITDIR)/,$(UNITS))
+
+# glibc's: Rust's other C library, musl, is not everywhere to be had, and has another resolver.
+STATIC = $(shell uname -m)-unknown-linux-gnu
+static: ## Builds target/STATIC/release/svol, which needs no libraries; tries it in an empty root.
+	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --release --target $(STATIC)
+	tests/static.sh $${CARGO_TARGET_DIR:-target}/$(STATIC)/release/svol
+
+# Where the package goes, and how it is packed.
+DEB ?= target/svol.deb
+COMPRESSION ?= xz
+deb: ## Makes a Debian package (DEB=target/svol.deb, BINARY).
+	$(if $(BINARY),,$(CARGO) build --release)
+	COMPRESSION=$(COMPRESSION) docs/deploy/deb/build.sh $(abspath $(or $(BINARY),target/release/svol)) $(abspath $(DEB))
 
 # Advisories are looked up only in a copy of the database that is here already: `cargo deny fetch`
 # gets one, from GitHub.

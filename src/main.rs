@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use clap::Parser;
 use svol::cli::printable::Lines;
 use svol::cli::{Cli, Command, Env, ExitStatus, Quiet, offline, resolve_log};
-use svol::commands::{self, Failure};
+use svol::commands::{self, Failure, helper};
 use svol::fuse::{mounter, probe};
 
 fn main() -> ExitStatus {
@@ -17,6 +17,9 @@ fn main() -> ExitStatus {
     }
     if probe::is_asked_for() {
         std::process::exit(probe::run());
+    }
+    if helper::is_asked_for() {
+        std::process::exit(helper::run().into());
     }
     svol::memory::tame_allocator();
     let cli = Cli::parse();
@@ -50,6 +53,7 @@ fn run(cli: &Cli) -> Result<ExitStatus, Failure> {
         | Command::Refresh(_)
         | Command::Reload(_)
         | Command::Probe(_)
+        | Command::Doctor(_)
         | Command::Warm(_)
         | Command::Evict(_)
         | Command::Pin(_)
@@ -71,6 +75,7 @@ fn dispatch(cli: &Cli, out: &mut dyn Write, err: &mut dyn Write) -> Result<ExitS
         Command::Validate(args) => Ok(offline::validate(args, &Env::of_process()?, out, err)?),
         Command::Convert(args) => commands::convert::convert(args, out, err),
         Command::Probe(args) => commands::probe::probe(args, out, err),
+        Command::Doctor(args) => commands::doctor::doctor(args, out),
         Command::Explain(args) => commands::status::explain(args, out, err),
         Command::Reload(args) => commands::reload::reload(args, out, err),
         Command::Refresh(args) => commands::status::refresh(args, out, err),
@@ -79,6 +84,8 @@ fn dispatch(cli: &Cli, out: &mut dyn Write, err: &mut dyn Write) -> Result<ExitS
         Command::Pin(args) => commands::act::pin(args, out, err),
         Command::Unpin(args) => commands::act::unpin(args, out, err),
         Command::Stats(args) => commands::act::stats(args, out, err),
+        Command::Completions(args) => commands::manual::completions(args, out),
+        Command::Man(args) => commands::manual::man(args, out),
         Command::Schema(_) => Ok(offline::schema(out)?),
         Command::Ls(args) => commands::look::ls(args, out, err),
         Command::Cat(args) => commands::look::cat(args, out, err),

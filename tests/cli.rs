@@ -28,7 +28,7 @@ fn ends_with(code: i32, arguments: &[&str]) -> (String, String) {
 
 #[test]
 fn every_command_has_help_with_examples() {
-    let commands: [&[&str]; 25] = [
+    let commands: [&[&str]; 29] = [
         &[],
         &["mount"],
         &["unmount"],
@@ -36,6 +36,7 @@ fn every_command_has_help_with_examples() {
         &["status"],
         &["probe"],
         &["upgrade"],
+        &["doctor"],
         &["validate"],
         &["convert"],
         &["explain"],
@@ -53,6 +54,8 @@ fn every_command_has_help_with_examples() {
         &["cache", "stats"],
         &["cache", "verify"],
         &["cache", "gc"],
+        &["completions"],
+        &["man"],
         &["fuse-helper"],
         &["demo"],
     ];

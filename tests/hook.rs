@@ -152,7 +152,7 @@ fn a_command_and_a_server_are_told_after_a_refresh() {
     let mut known = report.clone();
     known.as_object_mut().unwrap().remove("time");
     let expected = json!({
-        "version": 1, "volume": "demo", "mountpoint": at, "generation": 1, "layers": ["web"],
+        "version": 1, "volume": "demo", "mountpoint": at, "generation": 1, "reloaded": false, "layers": ["web"],
         "paths": ["/d/a", "/d/b", "/d/c"], "truncated": false,
     });
     assert_eq!(known, expected);

@@ -5,7 +5,7 @@ mod common;
 
 use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::{FileExt, MetadataExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -71,9 +71,15 @@ impl World {
         all.find(|c| c["type"] == "VolumeAccepted").unwrap().clone()
     }
 
-    /// Has the file taken up; returns what was said.
+    /// Has the file taken up; returns what was said. It may have been noticed before.
     fn reload(&self, mount: &Mount) -> String {
         self.place.ok(["reload", mount.at().to_str().unwrap()])
+    }
+
+    /// The same of a file that is another one; returns what became another.
+    fn taken_up(&self, mount: &Mount) -> String {
+        self.reload(mount);
+        self.status()["reloads"]["changes"].to_string()
     }
 
     fn refused(&self, mount: &Mount) -> String {
@@ -155,11 +161,8 @@ fn layers_come_go_and_change_places_under_readers() {
         let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             // Reordered.
             world.write(&format!("{of_b}, {of_a}"));
-            let said = world.reload(&mount);
-            assert!(
-                said.contains("generation 2 serves: layers are in another order"),
-                "{said}"
-            );
+            let said = world.taken_up(&mount);
+            assert!(said.contains("layers are in another order"), "{said}");
             wait_until("the other layer's file", || mount.read("same") == b"of a");
 
             // One is added, at a place of its own.
@@ -167,14 +170,14 @@ fn layers_come_go_and_change_places_under_readers() {
                 "{of_b}, {of_a}, {}",
                 layer("c", &c, ", path: /new/place")
             ));
-            let said = world.reload(&mount);
+            let said = world.taken_up(&mount);
             assert!(said.contains("layer c is new"), "{said}");
             wait_until("the new layer", || mount.path("new/place/only-c").exists());
             assert_eq!(mount.read("new/place/only-c"), b"c");
 
             // One is removed, with a file of it open.
             world.write(&format!("{of_a}, {}", layer("c", &c, ", path: /new/place")));
-            let said = world.reload(&mount);
+            let said = world.taken_up(&mount);
             assert!(said.contains("layer b is gone"), "{said}");
             wait_until("the names to go", || {
                 names(mount.at()) == ["kept", "new", "only-a", "same"]
@@ -206,7 +209,7 @@ fn layers_come_go_and_change_places_under_readers() {
     let layers = world.status()["layers"].clone();
     assert_eq!(layers.as_array().unwrap().len(), 2, "{layers}");
     assert_eq!(layers[0]["conditions"][0]["observedGeneration"], 4);
-    assert_eq!(world.reload(&mount).contains("is what is served"), true);
+    assert!(world.reload(&mount).contains("is what is served"));
 }
 
 #[test]
@@ -296,12 +299,22 @@ fn a_signal_and_a_configmaps_swap_are_noticed() {
     put("..1", &of_a);
     symlink("..data/volume.yaml", conf.join("volume.yaml")).unwrap();
     let file = conf.join("volume.yaml");
-    let mount = world.place.mount(&["-c", file.to_str().unwrap()]);
+    let told = world.place.path("told");
+    let script = world.place.path("teller");
+    std::fs::write(&script, format!("#!/bin/sh\ncat >>{}\n", told.display())).unwrap();
+    std::fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
+    let hook = script.to_str().unwrap();
+    let mount = { &world.place }.mount(&["--on-change", hook, "-c", file.to_str().unwrap()]);
     assert!(!mount.path("g").exists());
     // Nobody is asked, nothing is signalled.
     put("..2", &format!("{of_a}, {}", layer("b", &b, "")));
     wait_until("the new layer", || mount.path("g").exists());
     assert_eq!(mount.read("g"), b"b");
+
+    wait_until("the change hook", || {
+        let told = std::fs::read_to_string(&told).unwrap_or_default();
+        told.contains("\"reloaded\":true") && told.contains("\"generation\":2")
+    });
 
     // A signal to the process that was started.
     put("..3", &of_a);
@@ -344,7 +357,7 @@ fn other_credentials_are_taken_up() {
     let held = File::open(mount.path("d/two")).unwrap();
     let ino = held.metadata().unwrap().ino();
     world.write(&with(&bad));
-    let said = world.reload(&mount);
+    let said = world.taken_up(&mount);
     assert!(said.contains("layer web is another"), "{said}");
     wait_until("the refusal", || {
         let status = world.status();

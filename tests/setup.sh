@@ -21,10 +21,11 @@ test | bench | stress)
     # fio: reads and verifies; faketime: a clock that jumps; xfsprogs, e2fsprogs, mount: disks of
     # the tests' own, whose power is cut or which fill up; vsftpd and pyftpdlib (pyOpenSSL: with
     # TLS): FTP servers without and with MLSD; openssh-server: SSH and SFTP;
-    # fcgiwrap: runs git-http-backend for the web server.
+    # fcgiwrap: runs git-http-backend for the web server; man-db, groff-base: read the manual pages;
+    # zsh, fish: take the completions; systemd: checks the units, is not run; dpkg: packs.
     packages="$packages nginx-extras apache2-bin attr rsync git python3 python3-venv curl procps"
     packages="$packages openssl fio faketime xfsprogs e2fsprogs mount vsftpd openssh-server openssh-client"
-    packages="$packages fcgiwrap"
+    packages="$packages fcgiwrap man-db groff-base zsh fish systemd dpkg"
     # Containers and pods: podman with the runtime that works with any layout of control groups;
     # busybox-static: all that is in the images of the tests; binutils: strips a program for one.
     packages="$packages podman runc netavark catatonit uidmap busybox-static binutils"

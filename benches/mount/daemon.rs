@@ -34,7 +34,10 @@ pub struct Usage {
 impl Daemon {
     /// Starts the program that mounts at `at`, and does not wait.
     pub fn spawn(mut command: Command, at: PathBuf) -> Daemon {
-        fs::create_dir_all(&at).unwrap();
+        // A dead mount is not looked at.
+        if !is_mounted(&at) {
+            fs::create_dir_all(&at).unwrap();
+        }
         let name = command.get_program().to_string_lossy().into_owned();
         let log = at.with_extension("log");
         let to = || {
@@ -98,6 +101,30 @@ impl Daemon {
         family(self.child.id()).iter().map(of).sum()
     }
 
+    /// Returns the memory that they hold now, in bytes, with what processes share counted once.
+    pub fn proportional(&self) -> u64 {
+        let of = |pid: &u32| {
+            let file = format!("/proc/{pid}/smaps_rollup");
+            memory(&fs::read_to_string(file).unwrap_or_default(), "Pss:")
+        };
+        family(self.child.id()).iter().map(of).sum()
+    }
+
+    /// Kills the process that serves. Returns itself where another one takes its place; else all of it
+    /// is gone but the dead mount, whose place is returned.
+    pub fn kill_server(mut self) -> Result<Daemon, PathBuf> {
+        let serving = serving(&self.at).unwrap_or_else(|| self.child.id());
+        let _ = kill_process(Pid::from_raw(serving as i32).unwrap(), Signal::KILL);
+        if serving != self.child.id() {
+            return Ok(self);
+        }
+        let _ = self.child.wait();
+        let at = self.at.clone();
+        // Nothing is unmounted: that is what is measured.
+        std::mem::forget(self);
+        Err(at)
+    }
+
     /// Returns what was used so far, after setting the peak to what is held now: to be handed to
     /// [`Daemon::since`].
     pub fn mark(&self) -> Usage {
@@ -115,6 +142,19 @@ impl Daemon {
             peak: now.peak,
         }
     }
+}
+
+/// Returns the process that serves our mount at a place, by its record.
+fn serving(at: &Path) -> Option<u32> {
+    let records = fs::read_dir(at.with_extension("run")).ok()?.flatten();
+    records
+        .filter_map(|record| fs::read(record.path()).ok())
+        .find_map(|text| {
+            let record: serde_json::Value = serde_json::from_slice(&text).ok()?;
+            let is_its = record["mountpoint"].as_str() == at.to_str();
+            let pid = record["pid"].as_u64().filter(|_| is_its)?;
+            u32::try_from(pid).ok()
+        })
 }
 
 /// Returns what a line of /proc/PID/status tells, in bytes.
@@ -193,7 +233,8 @@ impl Drop for Daemon {
     }
 }
 
-fn detach(at: &Path) {
+/// Detaches what is mounted at a place, dead or not.
+pub fn detach(at: &Path) {
     let detach = rustix::mount::UnmountFlags::DETACH;
     if is_mounted(at) && rustix::mount::unmount(at, detach).is_err() {
         let mut command = Command::new("fusermount3");

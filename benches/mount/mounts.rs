@@ -1,6 +1,6 @@
 //! Those who mount: ours and the peers.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde::{Deserialize, Serialize};
@@ -52,7 +52,11 @@ impl Mount {
 
     /// Starts to mount the bucket, on the cache at `cache`.
     pub fn spawn(&self, world: &World, place: Place, cache: &Path) -> Daemon {
-        let at = world.fresh("mount");
+        self.spawn_at(world, place, world.fresh("mount"), cache)
+    }
+
+    /// The same at a place where it was mounted before.
+    pub fn spawn_at(&self, world: &World, place: Place, at: PathBuf, cache: &Path) -> Daemon {
         let mut command = (self.command)(world, place, &at, cache);
         // Of the user's own AWS settings none is to count, and rclone fails on some.
         let set: Vec<_> = command

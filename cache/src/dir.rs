@@ -51,6 +51,12 @@ const NETWORK: &[(u32, &str)] = &[
     (0x786f_4256, "vboxsf"),
 ];
 
+/// Returns the name of a network file system by its `statfs` type; nothing for what a cache can be on.
+pub fn network_file_system(magic: u32) -> Option<&'static str> {
+    let found = NETWORK.iter().find(|(known, _)| *known == magic);
+    found.map(|(_, name)| *name)
+}
+
 /// The three kinds of data files, each in a subdirectory of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -102,10 +108,7 @@ impl Dir {
             return Err(refused("it is not a directory".into()));
         }
         let filesystem = rustix::fs::fstatfs(&handle).map_err(|e| Error::io(what())(e.into()))?;
-        if let Some((_, name)) = NETWORK
-            .iter()
-            .find(|(magic, _)| *magic == filesystem.f_type as u32)
-        {
+        if let Some(name) = network_file_system(filesystem.f_type as u32) {
             return Err(refused(format!(
                 "it is on {name}, and the cache needs a local disk"
             )));

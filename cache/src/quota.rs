@@ -19,6 +19,17 @@ const START: u64 = 98;
 /// and goes on to 95 %, so that it does not start again at once.
 const STOP: u64 = 95;
 
+/// Returns what a cache may take by default of a disk of `total` bytes, of which `free` are free and
+/// it has `used`.
+pub fn default_limit(total: u64, free: u64, used: u64) -> u64 {
+    (total / 10).min(free.saturating_add(used) / 2)
+}
+
+/// Returns the space that a cache leaves free by default on a disk of `total` bytes.
+pub fn default_floor(total: u64) -> u64 {
+    MIN_FREE.max(total / 50).min(total / 10)
+}
+
 pub(crate) struct Quota {
     limit: u64,
     min_free: u64,
@@ -31,11 +42,10 @@ pub(crate) struct Quota {
 
 impl Quota {
     pub(crate) fn new(config: &Config, space: Space, used: u64) -> Self {
-        let default_limit = (space.total / 10).min(space.free.saturating_add(used) / 2);
-        let default_free = MIN_FREE.max(space.total / 50).min(space.total / 10);
+        let limit = default_limit(space.total, space.free, used);
         Self {
-            limit: config.limit.unwrap_or(default_limit),
-            min_free: config.min_free.unwrap_or(default_free),
+            limit: config.limit.unwrap_or(limit),
+            min_free: config.min_free.unwrap_or(default_floor(space.total)),
             used: AtomicU64::new(used),
             unreported: AtomicU64::new(0),
             free: AtomicU64::new(space.free),

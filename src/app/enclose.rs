@@ -10,7 +10,8 @@ use super::{Error, hooks, prepare, sources};
 use crate::cli::MountSettings;
 use crate::config::Layer;
 use crate::control::registry;
-use crate::control::tcp::Door;
+use crate::control::tcp::{Door, Rules};
+use crate::control::tls::Tls;
 use crate::fuse::mount::MountSettings as KernelSettings;
 use crate::fuse::mounter::Mounter;
 use crate::fuse::runner::Program;
@@ -60,8 +61,8 @@ pub fn enclose<T: Send>(
         Some(post) => {
             let mountpoint = post.hello.mountpoint.clone();
             super::serve::check(settings, &mountpoint)?;
-            let token = settings.listen_token_file.clone();
-            let door = post.listener.map(|socket| Door::at(socket, token));
+            let rules = rules(settings).map_err(|e| Error::System(e.to_string()))?;
+            let door = post.listener.map(|socket| Door::at(socket, rules));
             let door = door.transpose().map_err(|e| Error::System(e.to_string()))?;
             (
                 mountpoint,
@@ -102,10 +103,16 @@ pub fn place(
     log_file: Option<PathBuf>,
     hook: impl Fn() -> Option<Program> + 'static,
 ) -> Result<Place, Error> {
+    let mountpoint = prepare(settings)?;
+    let mut door = door(settings)?;
+    if let Some(door) = &mut door {
+        // Each worker reads them for itself: a holder keeps the socket, and no key.
+        door.rules = Rules::default();
+    }
     Ok(Place {
-        mountpoint: prepare(settings)?,
+        mountpoint,
         kernel: kernel(settings),
-        door: door(settings)?,
+        door,
         origin,
         log_file,
         hook: Box::new(hook),
@@ -113,8 +120,9 @@ pub fn place(
 }
 
 fn kernel(settings: &MountSettings) -> KernelSettings {
+    let named = || format!("svol:{}", settings.view.volume.metadata.name);
     KernelSettings {
-        name: format!("svol:{}", settings.view.volume.metadata.name),
+        name: settings.fsname.clone().unwrap_or_else(named),
         allow_other: settings.allow_other,
         noexec: settings.noexec,
         origin: settings.origin.clone(),
@@ -125,9 +133,19 @@ fn door(settings: &MountSettings) -> Result<Option<Door>, Error> {
     let Some(at) = settings.listen else {
         return Ok(None);
     };
-    Door::open(at, settings.listen_token_file.clone())
+    rules(settings)
+        .and_then(|rules| Door::open(at, rules))
         .map(Some)
         .map_err(|error| Error::System(format!("cannot listen at {at}: {error}")))
+}
+
+/// Returns who may ask over TCP. The files of TLS are read, so that a wrong one is said now.
+fn rules(settings: &MountSettings) -> std::io::Result<Rules> {
+    let tls = settings.listen_tls.clone().map(Tls::open);
+    Ok(Rules {
+        token: settings.listen_token_file.clone(),
+        tls: tls.transpose()?.map(Arc::new),
+    })
 }
 
 /// Returns what a mount needs of the file system. Makes the directories that it writes into, since
@@ -146,6 +164,11 @@ fn needs(settings: &MountSettings, retired: &[Layer]) -> Result<Needs, Error> {
     };
     if let Some(token) = &settings.listen_token_file {
         needs.read.extend(file_and_around(token));
+    }
+    if let Some(tls) = &settings.listen_tls {
+        for file in [&tls.cert, &tls.key].into_iter().chain(&tls.client_ca) {
+            needs.read.extend(file_and_around(file));
+        }
     }
     let mut on_change = settings.on_change.clone();
     on_change.each_file(&mut |file| needs.read.extend(file_and_around(file)));

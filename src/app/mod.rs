@@ -235,22 +235,59 @@ fn is_same(one: &Layer, other: &Layer) -> bool {
     one.catalogue.source().identity() == other.catalogue.source().identity()
 }
 
-fn open_layer(
+/// Builds one layer's source behind its limits, alone, for who asks it something without a volume.
+/// Sources keep what they know in `dir`. Sends no request.
+pub fn open_source(volume: &config::Volume, index: usize, dir: &Path) -> Result<Guarded, Error> {
+    crate::tls::install();
+    let around = sources::Surroundings {
+        cache: dir.to_owned(),
+    };
+    let usual = GuardOptions::default();
+    let (spec, name) = (&volume.spec.layers[index], volume.layer_name(index));
+    guard_source(spec, name, &around, usual)
+}
+
+/// Asks the server of a layer's source, whose root is `url`, what time it is; nothing where it does
+/// not say. Fails where no reply comes.
+pub async fn server_clock(
+    layer: &crate::config::Layer,
+    url: url::Url,
+) -> crate::source::Result<Option<std::time::SystemTime>> {
+    let (tls, proxy) = sources::transport(&layer.source);
+    crate::source::server_clock(url, tls, proxy).await
+}
+
+/// Builds a layer's source behind the limits `most`, tightened to what the layer says.
+fn guard_source(
     spec: &config::Layer,
     name: String,
-    shared: &Shared<'_>,
-) -> Result<(Guarded, Layer), Error> {
-    let source = sources::build(&spec.source, shared.around).map_err(|error| Error::Source {
+    around: &sources::Surroundings,
+    most: GuardOptions,
+) -> Result<Guarded, Error> {
+    let source = sources::build(&spec.source, around).map_err(|error| Error::Source {
         layer: name.clone(),
         error,
     })?;
     let options = GuardOptions {
         deadline: spec.timeout(),
-        bandwidth: shared.bandwidth.clone(),
         concurrency: sources::concurrency(&spec.source)
-            .map_or(shared.operations, |most| most.min(shared.operations)),
+            .map_or(most.concurrency, |n| n.min(most.concurrency)),
+        ..most
     };
-    let guard = Guarded::new(source, name.clone(), options);
+    Ok(Guarded::new(source, name, options))
+}
+
+fn open_layer(
+    spec: &config::Layer,
+    name: String,
+    shared: &Shared<'_>,
+) -> Result<(Guarded, Layer), Error> {
+    let most = GuardOptions {
+        bandwidth: shared.bandwidth.clone(),
+        concurrency: shared.operations,
+        ..GuardOptions::default()
+    };
+    let guard = guard_source(spec, name.clone(), shared.around, most)?;
     let policy = Policy {
         refresh: spec.refresh().interval(),
         patience: PATIENCE,

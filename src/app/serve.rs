@@ -20,6 +20,7 @@ use crate::fuse::mounter::Mounter;
 use crate::fuse::{Fuse, Notifications, Passthrough, prune};
 use crate::hook::About;
 use crate::memory::{Budget, Ceiling};
+use crate::notify::{self, Watch};
 use crate::path::RelPath;
 use crate::source::Source;
 use crate::vfs::Owner;
@@ -51,6 +52,8 @@ pub fn serve(
         door,
     } = enclosed;
     let settings = &legacy.settings;
+    // Else it is the holder who speaks with a service manager.
+    let is_alone = bond.is_none();
     let system = |e: std::io::Error| Error::System(e.to_string());
     let owner = Owner {
         uid: settings.uid.unwrap_or(rustix::process::geteuid().as_raw()),
@@ -123,6 +126,7 @@ pub fn serve(
         resolve,
         successor.map(|it| Arc::new(it) as Arc<dyn Succession>),
     ));
+    let told_too = hooks.clone();
     let around = server::Around {
         reloader: reloader.clone(),
         hooks,
@@ -153,11 +157,12 @@ pub fn serve(
     let (watching, vfs, is_new) = (reloader.clone(), view.vfs.clone(), legacy.is_new);
     runtime.spawn(async move {
         if is_new {
-            reload::tell_outdated(&vfs, &names_told).await;
+            reload::tell_outdated(&vfs, &names_told, told_too.as_deref()).await;
         }
         watching.watch().await;
     });
     ready();
+    let watch = is_alone.then(|| watch(&mounter)).flatten();
 
     let (told, mut ended) = tokio::sync::oneshot::channel();
     std::thread::Builder::new()
@@ -188,6 +193,9 @@ pub fn serve(
             }
             name = signals.next(|| reloader.ask()) => {
                 info!(signal = name, "ending");
+                if is_alone {
+                    notify::stopping();
+                }
                 drop(mounted);
                 // One that others have mounted stays, and with it the session.
                 let ends = !kernel.origin.is_given();
@@ -196,9 +204,23 @@ pub fn serve(
                 }
             }
         }
+        drop(watch);
         control.abort_all();
         view.close().await;
         failed
+    })
+}
+
+/// Keeps the service manager's watchdog quiet, if it has one, while the mount answers.
+fn watch(mounter: &Arc<Mounter>) -> Option<Watch> {
+    let mounter = Arc::downgrade(mounter);
+    let probe = move || match mounter.upgrade() {
+        Some(mounter) => mounter.probe(),
+        None => Err("the mount has ended".into()),
+    };
+    Watch::start(probe).unwrap_or_else(|error| {
+        warn!(%error, "the watchdog cannot be told");
+        None
     })
 }
 

@@ -48,6 +48,8 @@ pub enum Command {
     Probe(ProbeArgs),
     /// Have this program serve mounts that another release serves, without unmounting them
     Upgrade(UpgradeArgs),
+    /// Find out what is wrong, and what to do about it
+    Doctor(DoctorArgs),
     /// Check volume files without mounting them
     Validate(ValidateArgs),
     /// Turn SharedVolume objects into volume files
@@ -76,6 +78,10 @@ pub enum Command {
     Cat(CatArgs),
     /// Look after the cache
     Cache(CacheArgs),
+    /// Print a script that lets a shell complete commands and options
+    Completions(CompletionsArgs),
+    /// Write the manual pages
+    Man(ManArgs),
     /// Mount for a `svol mount --fuse-socket` that has no privilege
     FuseHelper(FuseHelperArgs),
     /// Show all of it at once, without an account or a network
@@ -220,10 +226,21 @@ pub struct MountArgs {
     /// SVOL_LISTEN]
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: Option<SocketAddr>,
-    /// The file with the bearer token that is asked for there; a must beyond this machine
-    /// [variable: SVOL_LISTEN_TOKEN_FILE]
+    /// The file with the bearer token that is asked for there; it, or --listen-client-ca, is a must
+    /// beyond this machine [variable: SVOL_LISTEN_TOKEN_FILE]
     #[arg(long, value_name = "FILE")]
     pub listen_token_file: Option<PathBuf>,
+    /// The file with the certificate to show there, in PEM: then it is HTTPS [variable:
+    /// SVOL_LISTEN_TLS_CERT]
+    #[arg(long, value_name = "FILE")]
+    pub listen_tls_cert: Option<PathBuf>,
+    /// The file with that certificate's private key, in PEM [variable: SVOL_LISTEN_TLS_KEY]
+    #[arg(long, value_name = "FILE")]
+    pub listen_tls_key: Option<PathBuf>,
+    /// The file with the authorities, in PEM, of which whoever asks there must have a certificate
+    /// [variable: SVOL_LISTEN_CLIENT_CA]
+    #[arg(long, value_name = "FILE")]
+    pub listen_client_ca: Option<PathBuf>,
     /// Run PROGRAM when files changed, with what changed as JSON on its standard input [variable:
     /// SVOL_ON_CHANGE]
     #[arg(long, value_name = "PROGRAM")]
@@ -321,6 +338,33 @@ pub struct UpgradeArgs {
     /// The mounts
     #[arg(value_name = "MOUNTPOINT", required = true)]
     pub mountpoints: Vec<PathBuf>,
+}
+
+/// `svol doctor`.
+#[derive(Debug, Args)]
+#[command(override_usage = "svol doctor [OPTIONS] [SOURCE[=/path]...|-c FILE] [MOUNTPOINT]")]
+#[command(after_help = "\
+Looks at the kernel, FUSE, limits and the cache's disk; with a volume, at its secrets and whether each
+source can be reached and lets us in; at the mount point, or without one at all mounts. Changes nothing.
+A directory alone is a mount point: as a source it is written file:///DIR.
+
+Examples:
+  svol doctor
+  svol doctor /mnt/v
+  svol doctor -c volume.yaml /mnt/v
+  svol doctor --json s3://models/llama | jq '.findings[] | select(.level != \"ok\")'
+
+Exit status: 0 all is well or only warned of, 1 a check failed.")]
+pub struct DoctorArgs {
+    /// The volume.
+    #[command(flatten)]
+    pub volume: VolumeArgs,
+    /// Print one JSON document instead of lines
+    #[arg(long)]
+    pub json: bool,
+    /// The sources, and the directory that a volume is mounted at or to be mounted at
+    #[arg(value_name = "SOURCE[=/path]|MOUNTPOINT")]
+    pub places: Vec<OsString>,
 }
 
 /// `svol validate`.
@@ -641,6 +685,84 @@ pub struct DemoArgs {
     /// Stay mounted until Ctrl-C
     #[arg(long)]
     pub keep: bool,
+}
+
+/// `svol completions`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  svol completions bash > ~/.local/share/bash-completion/completions/svol
+  svol completions zsh > ~/.zfunc/_svol
+  svol completions fish > ~/.config/fish/completions/svol.fish")]
+pub struct CompletionsArgs {
+    /// The shell
+    #[arg(value_name = "SHELL")]
+    pub shell: clap_complete::Shell,
+}
+
+/// `svol man`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  svol man | man -l -
+  svol man ~/.local/share/man/man1")]
+pub struct ManArgs {
+    /// The directory to write the pages of all commands into; without it the first is printed
+    #[arg(value_name = "DIR")]
+    pub directory: Option<PathBuf>,
+}
+
+/// Mount a volume, as mount(8) asks for it.
+///
+/// The helper of mount(8) for the types svol and fuse.svol: /etc/fstab, systemd's mount units and
+/// automounts mount volumes through it. It is svol under another name.
+#[derive(Debug, Parser)]
+#[command(name = "mount.svol", version, max_term_width = 100)]
+#[command(override_usage = "mount -t svol [-o OPTIONS] SOURCE DIR\n       \
+                      mount.svol SOURCE DIR [-sfnv] [-o OPTIONS]")]
+#[command(after_help = "\
+SOURCE is a volume file (a file, or a name that ends with .yaml or .yml), or one source as
+`svol mount` takes it: a URL or a directory, with =/path where it is to be grafted. Several are a
+volume file's.
+
+Examples:
+  mount -t svol /etc/svol/models.yaml /mnt/models
+  mount -t svol -o ro,allow_other,cache_size=20GiB s3://models/llama /mnt/llama
+
+In /etc/fstab:
+  /etc/svol/models.yaml  /mnt/models  svol  ro,_netdev,nofail,allow_other  0 0
+  s3://models/llama  /mnt/llama  svol  ro,noauto,_netdev,x-systemd.automount  0 0
+
+Exit status: 0 mounted, 1 wrong usage or configuration, 32 failed.")]
+pub struct HelperArgs {
+    /// The volume file or the source
+    #[arg(value_name = "SOURCE")]
+    pub source: OsString,
+    /// Where to mount
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
+    /// Options with commas between: those of `svol mount -o`. Volumes are read-only; rw, which
+    /// mount(8) says by itself, is taken and not obeyed
+    #[arg(short = 'o', value_name = "OPTIONS")]
+    pub options: Vec<String>,
+    /// Pass over options that are not known
+    #[arg(short = 's')]
+    pub sloppy: bool,
+    /// Check everything that needs no mount, and mount nothing
+    #[arg(short = 'f')]
+    pub fake: bool,
+    /// Write no /etc/mtab: never done
+    #[arg(short = 'n')]
+    pub no_mtab: bool,
+    /// Say what is run
+    #[arg(short = 'v')]
+    pub verbose: bool,
+    /// The type, where it has two parts
+    #[arg(short = 't', value_name = "TYPE", hide = true)]
+    pub fs_type: Option<String>,
+    /// Another mount namespace: refused
+    #[arg(short = 'N', value_name = "NAMESPACE", hide = true)]
+    pub namespace: Option<OsString>,
 }
 
 /// `svol fuse-helper`.

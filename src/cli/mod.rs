@@ -7,7 +7,7 @@
 pub mod args;
 pub mod env;
 pub mod exit;
-mod mount_options;
+pub(crate) mod mount_options;
 pub mod offline;
 pub mod printable;
 pub mod resolve;
@@ -20,7 +20,9 @@ pub use resolve::{
     Quiet, resolve_cache, resolve_log, resolve_mount, resolve_mount_of, resolve_secrets_dir,
     resolve_view,
 };
-pub use settings::{CacheSettings, LogFormat, LogSettings, MountSettings, VolumeSettings};
+pub use settings::{
+    CacheSettings, LogFormat, LogSettings, MountSettings, TlsFiles, VolumeSettings,
+};
 
 #[cfg(test)]
 mod tests;

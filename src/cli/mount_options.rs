@@ -6,14 +6,18 @@ use crate::config::{Place, Problem};
 
 /// Our options that `-o` takes too, as their flags are called; with a `_` for a `-` they are the
 /// same.
-const OURS: [&str; 22] = [
+const OURS: [&str; 26] = [
     "allow-other",
     "bwlimit",
     "cache-dir",
     "cache-size",
     "endpoint-url",
+    "fsname",
     "gid",
     "listen",
+    "listen-client-ca",
+    "listen-tls-cert",
+    "listen-tls-key",
     "listen-token-file",
     "log-file",
     "log-format",
@@ -41,7 +45,7 @@ const SWITCHES: [&str; 5] = [
 ];
 
 /// Options that say what is so anyway, or what is for mount(8), fstab and systemd alone.
-const NO_EFFECT: [&str; 23] = [
+const NO_EFFECT: [&str; 31] = [
     "ro",
     "nosuid",
     "nodev",
@@ -65,6 +69,14 @@ const NO_EFFECT: [&str; 23] = [
     "lazytime",
     "nolazytime",
     "silent",
+    "loud",
+    "atime",
+    "diratime",
+    "nostrictatime",
+    "sync",
+    "dirsync",
+    "nomand",
+    "noiversion",
 ];
 
 /// The options of all `-o` of a command line. The last of each name counts.
@@ -102,10 +114,16 @@ impl MountOptions {
             Some((name, value)) => (name, Some(value)),
             None => (option, None),
         };
-        if option.is_empty() || name.starts_with("x-") || name == "comment" {
+        let for_others = name.starts_with("x-") || name.starts_with("X-") || name == "comment";
+        if option.is_empty() || for_others {
             return Ok(());
         }
         match name {
+            "remount" => {
+                return Err("remount is refused: unmount, then mount with the new options".into());
+            }
+            // As mount(8) writes down for whom it mounts.
+            "user" if value.is_some() => return Ok(()),
             "rw" => return Err("rw is refused: svol mounts are read-only; write ro".into()),
             "suid" | "dev" => {
                 return Err(format!(
@@ -140,6 +158,32 @@ impl MountOptions {
     }
 }
 
+/// What mount(8) tells its helper by `-o`.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Asked {
+    /// The options but `rw`.
+    pub(crate) options: Vec<String>,
+    /// Whether the last of `ro` and `rw` is `rw`. mount(8) says it too where nobody wrote either.
+    pub(crate) is_rw: bool,
+}
+
+/// Takes apart what mount(8) tells its helper; with `sloppy`, without what is refused.
+pub(crate) fn of_mount(lists: &[String], sloppy: bool) -> Asked {
+    let mut asked = Asked::default();
+    for option in lists.iter().flat_map(|list| list.split(',')) {
+        match option {
+            "" => {}
+            "rw" => asked.is_rw = true,
+            _ if sloppy && MountOptions::default().take(option).is_err() => {}
+            _ => {
+                asked.is_rw &= option != "ro";
+                asked.options.push(option.into());
+            }
+        }
+    }
+    asked
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -168,6 +212,25 @@ mod tests {
     }
 
     #[test]
+    fn what_mount_says_by_itself_is_not_refused() {
+        let lists = [
+            "rw,noexec,user=me".to_owned(),
+            "X-mount.mkdir,,uid=5".into(),
+        ];
+        let asked = of_mount(&lists, false);
+        assert_eq!(
+            asked.options.join(","),
+            "noexec,user=me,X-mount.mkdir,uid=5"
+        );
+        assert!(asked.is_rw);
+        assert_eq!(parse(&[&asked.options.join(",")]).1, "");
+        assert!(!of_mount(&["rw,ro".into()], false).is_rw);
+        // -s: unknown options are none.
+        let asked = of_mount(&["ro,nonempty,uid,gid=1".into()], true);
+        assert_eq!(asked.options, ["ro", "gid=1"]);
+    }
+
+    #[test]
     fn what_cannot_be_had_is_refused_by_name() {
         assert_eq!(
             parse(&["rw"]).1,
@@ -175,6 +238,7 @@ mod tests {
         );
         assert!(parse(&["suid"]).1.contains("always nosuid"));
         assert!(parse(&["dev"]).1.contains("always nodev"));
+        assert!(parse(&["remount"]).1.contains("unmount, then mount"));
         assert!(parse(&["uid"]).1.contains("uid needs a value"));
         assert!(
             parse(&["nonempty"])

@@ -13,7 +13,9 @@ use tracing_subscriber::EnvFilter;
 use super::args::{CacheDirArgs, LogArgs, MountArgs, S3Args, VolumeArgs};
 use super::env::Env;
 use super::mount_options::MountOptions;
-use super::settings::{CacheSettings, LogFormat, LogSettings, MountSettings, VolumeSettings};
+use super::settings::{
+    CacheSettings, LogFormat, LogSettings, MountSettings, TlsFiles, VolumeSettings,
+};
 use crate::config::{
     CacheSize, ConfigError, HttpUrl, Label, Layer, Loaded, NameError, Note, Place, Problem, Source,
     Volume, load::DEFAULT_SECRETS_DIR, source_arg,
@@ -76,12 +78,23 @@ pub fn resolve_mount_of(
     let listen_token_file = merge
         .path("listen-token-file", args.listen_token_file.clone())
         .or(control.listen_token_file);
+    let cert = merge.path("listen-tls-cert", args.listen_tls_cert.clone());
+    let key = merge.path("listen-tls-key", args.listen_tls_key.clone());
+    let client_ca = merge.path("listen-client-ca", args.listen_client_ca.clone());
+    let listen_tls = merge.listen_tls(
+        cert.or(control.listen_tls_cert),
+        key.or(control.listen_tls_key),
+        client_ca.or(control.listen_client_ca),
+    );
+    let asks_for_certificates = { listen_tls.as_ref() }.is_some_and(|tls| tls.client_ca.is_some());
     if let Some(at) = listen
         && !at.ip().is_loopback()
         && listen_token_file.is_none()
+        && !asks_for_certificates
     {
         let what = "others than this machine could ask there; listen at 127.0.0.1, or name a \
-                    file with a bearer token by --listen-token-file";
+                    file with a bearer token by --listen-token-file, or one with the authorities \
+                    of those who may by --listen-client-ca";
         merge.problem(Place::Argument(format!("--listen {at}")), what);
     }
     let mut on_change = view
@@ -98,7 +111,9 @@ pub fn resolve_mount_of(
             origin,
             listen,
             listen_token_file,
+            listen_tls,
             mountpoint,
+            fsname: merge.options.get("fsname").map(Into::into),
             uid: merge.pick("uid", args.uid).or(spec.uid),
             gid: merge.pick("gid", args.gid).or(spec.gid),
             umask: merge.pick("umask", args.umask).or(spec.umask),
@@ -279,6 +294,36 @@ impl<'a> Merge<'a> {
     /// system can resolve where symlinks are.
     fn absolute(&self, path: &Path) -> PathBuf {
         self.env.directory.join(path).components().collect()
+    }
+
+    /// Returns the files of TLS at the control address: a certificate and its key, and with them
+    /// perhaps the authorities of those who ask.
+    fn listen_tls(
+        &mut self,
+        cert: Option<PathBuf>,
+        key: Option<PathBuf>,
+        client_ca: Option<PathBuf>,
+    ) -> Option<TlsFiles> {
+        let what = match (cert, key, client_ca) {
+            (Some(cert), Some(key), client_ca) => {
+                return Some(TlsFiles {
+                    cert,
+                    key,
+                    client_ca,
+                });
+            }
+            (None, None, None) => return None,
+            (None, None, Some(_)) => {
+                "certificates are asked for over TLS only; name the certificate to show by \
+                 --listen-tls-cert and its key by --listen-tls-key"
+            }
+            _ => {
+                "a certificate and its key belong together; name both, by --listen-tls-cert and \
+                 --listen-tls-key"
+            }
+        };
+        self.problem(Place::Argument("--listen-tls-cert".into()), what);
+        None
     }
 
     fn mountpoint(&mut self, argument: &OsString) -> PathBuf {

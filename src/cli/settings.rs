@@ -42,6 +42,8 @@ pub struct MountSettings {
     pub view: VolumeSettings,
     /// Where to mount, absolute but not canonical; it need not exist.
     pub mountpoint: PathBuf,
+    /// What `df` and /proc/mounts name as the mounted thing; nothing for the volume's name.
+    pub fsname: Option<String>,
     /// The owner of all files; nothing for the user that mounts.
     pub uid: Option<u32>,
     /// The group of all files; nothing for the group of the user that mounts.
@@ -64,6 +66,8 @@ pub struct MountSettings {
     pub listen: Option<SocketAddr>,
     /// The file with the token that whoever asks there must have, absolute.
     pub listen_token_file: Option<PathBuf>,
+    /// The files of TLS there; nothing for plain HTTP. Absolute.
+    pub listen_tls: Option<TlsFiles>,
     /// Who is told when files changed.
     pub on_change: OnChange,
     /// Whether the mount is made here, or given by somebody who has made it.
@@ -74,6 +78,18 @@ pub struct MountSettings {
     pub takeover: bool,
     /// Logging.
     pub log: LogSettings,
+}
+
+/// The files of TLS at the control address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The certificate that is shown, and those between it and its authority.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// The authorities of which whoever asks must have a certificate; nothing where nobody is asked
+    /// for one.
+    pub client_ca: Option<PathBuf>,
 }
 
 /// What is logged, where, and how.

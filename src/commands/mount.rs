@@ -18,6 +18,7 @@ use crate::cli::{Env, ExitStatus, resolve_mount, resolve_mount_of};
 use crate::control::registry;
 use crate::fuse::mount;
 use crate::holder::{self, Post};
+use crate::notify;
 
 /// Set for the process that serves in the background: it tells its parent when it serves, and
 /// lets go of the terminal.
@@ -55,10 +56,10 @@ pub fn mount(args: &MountArgs, log: &LogArgs) -> Result<ExitStatus, Failure> {
     for note in decisions(&settings.view) {
         warn!("{note}");
     }
-    let ready = move || {
-        if background {
-            app::detach();
-        }
+    let at = settings.mountpoint.clone();
+    let ready = move || match background {
+        true => app::detach(),
+        false => notify::ready(&format!("serving {}", at.display())),
     };
     if !settings.takeover {
         serve(Legacy::first(settings), again, None, ready)?;
@@ -148,6 +149,8 @@ fn start_background() -> Result<ExitStatus, Failure> {
     let mut child = Command::new(std::env::current_exe()?)
         .args(std::env::args_os().skip(1))
         .env(BACKGROUND, "1")
+        // A service manager waits for whom it started, not for what that leaves behind.
+        .env_remove("NOTIFY_SOCKET")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()?;

@@ -50,7 +50,7 @@ fn one(path: &Path, runtime: &Runtime) -> Result<String, String> {
     let record = registry::find(&mountpoint).map_err(|e| e.to_string())?;
     let record = record.filter(|r| r.mountpoint == mountpoint);
     let record = record.ok_or("no volume is mounted there")?;
-    let before = state(&record, runtime).map_err(|e| e.to_string())?;
+    let before = patiently(&record, runtime).map_err(|e| e.to_string())?;
     let asked = client::ask::<Answer>(&record.socket, true, "/reload", &[], PATIENT);
     let answer = match runtime.block_on(asked) {
         Ok(answer) => answer,
@@ -79,8 +79,8 @@ fn taken_up(
     let began = Instant::now();
     while began.elapsed() < PATIENCE {
         if let Ok(mount) = state(record, runtime) {
-            if mount.generation >= answer.generation {
-                let what = answer.message.replace('\n', ", ");
+            if mount.generation >= answer.generation || mount.pid != before.pid {
+                let what = mount.reloads.changes.join(", ");
                 return Ok(format!("generation {} serves: {what}", mount.generation));
             }
             let rejection = mount.conditions.iter().find(|c| c.status == "False");
@@ -99,6 +99,17 @@ fn taken_up(
 
 fn refused(why: &str) -> String {
     format!("not taken up, it serves as before: {why}")
+}
+
+/// As [`state`]; while one process takes over from another, nobody answers for a moment.
+fn patiently(record: &Record, runtime: &Runtime) -> Result<Mount, client::Error> {
+    let began = Instant::now();
+    loop {
+        match state(record, runtime) {
+            Err(_) if began.elapsed() < PROMPT => std::thread::sleep(LOOK),
+            answer => return answer,
+        }
+    }
 }
 
 fn state(record: &Record, runtime: &Runtime) -> Result<Mount, client::Error> {

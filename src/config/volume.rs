@@ -117,6 +117,16 @@ pub struct ControlSpec {
     /// The file with the bearer token that is asked for there. `--listen-token-file`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listen_token_file: Option<PathBuf>,
+    /// The file with the certificate to show there, in PEM: then it is HTTPS. `--listen-tls-cert`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listen_tls_cert: Option<PathBuf>,
+    /// The file with that certificate's private key, in PEM. `--listen-tls-key`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listen_tls_key: Option<PathBuf>,
+    /// The file with the authorities, in PEM, of which whoever asks there must have a certificate.
+    /// `--listen-client-ca`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listen_client_ca: Option<PathBuf>,
 }
 
 impl ControlSpec {
@@ -459,7 +469,14 @@ impl Volume {
         if let Some(dir) = &mut self.spec.cache.dir {
             *dir = base.join(&*dir);
         }
-        if let Some(file) = &mut self.spec.control.listen_token_file {
+        let control = &mut self.spec.control;
+        let files = [
+            &mut control.listen_token_file,
+            &mut control.listen_tls_cert,
+            &mut control.listen_tls_key,
+            &mut control.listen_client_ca,
+        ];
+        for file in files.into_iter().flatten() {
             *file = base.join(&*file);
         }
         self.spec.on_change.resolve_paths(base);

@@ -145,11 +145,9 @@ fn takeover(page: &mut Page, mount: &Mount) {
         let label = [("reason", reason.name())];
         page.sample("svol_worker_restarts_total", &label, count);
     }
-    if let Some(last) = &history.last {
-        let help = "For how long nobody served the last time.";
-        let name = "svol_worker_restart_stall_seconds";
-        page.one(name, GAUGE, help, last.stall_seconds);
-    }
+    let help = "For how long nobody served the last time.";
+    let stall = history.last.as_ref().map_or(0.0, |last| last.stall_seconds);
+    page.one("svol_worker_restart_stall_seconds", GAUGE, help, stall);
 }
 
 fn layers(page: &mut Page, layers: &[Layer]) {

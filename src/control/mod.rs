@@ -8,6 +8,7 @@ pub mod registry;
 pub mod server;
 pub mod status;
 pub mod tcp;
+pub mod tls;
 
 /// Returns an error with all its causes, as one line.
 pub(crate) fn causes(error: &dyn std::error::Error) -> String {

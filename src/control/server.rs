@@ -146,10 +146,10 @@ pub async fn start(record: Record, view: &View, around: Around) -> std::io::Resu
             tracing::warn!(%error, "the control socket closed");
         }
     });
-    if let Some(Door { socket, token }) = around.door {
-        let listener = tcp::Bounded::new(socket)?;
+    if let Some(Door { socket, rules }) = around.door {
+        let listener = tcp::Bounded::new(socket, rules.tls.clone())?;
         let app = telling
-            .layer(from_fn_with_state(token, tcp::admit))
+            .layer(from_fn_with_state(rules, tcp::admit))
             .with_state(subject);
         serving.spawn(async move {
             if let Err(error) = axum::serve(listener, app).await {
@@ -300,6 +300,7 @@ impl Subject {
         status::Reloads {
             applied,
             rejected,
+            changes: self.reloader.changes(),
             taken_up: rfc3339(self.reloader.taken_up()),
             taken_up_seconds: self.reloader.taken_up().0 as f64 / 1e9,
         }

@@ -89,6 +89,9 @@ pub struct Reloads {
     pub applied: u64,
     /// And was not.
     pub rejected: u64,
+    /// What became another with what is served, for people.
+    #[serde(default)]
+    pub changes: Vec<String>,
     /// When what is served was taken up, as RFC 3339.
     pub taken_up: String,
     /// The same in seconds since 1970.

@@ -1,7 +1,8 @@
 //! The control endpoint over TCP, for scrapers and probes: it tells, and takes no orders.
 //!
-//! On loopback anybody on the machine may ask, unless a token is set; beyond loopback a token is a
-//! must, and the command line sees to that. Connections are bounded in number and in time.
+//! On loopback anybody on the machine may ask, unless a token is set or certificates are asked for;
+//! beyond loopback one of the two is a must, and the command line sees to that. Connections are bounded
+//! in number and in time, the agreement on TLS included.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -20,7 +21,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Sleep, sleep};
+use tokio_rustls::server::TlsStream;
 
+use super::tls::Tls;
 use crate::config::SecretRef;
 
 /// Connections at once: a scraper and a few probes, and room for people.
@@ -34,28 +37,38 @@ const LIFETIME: Duration = Duration::from_secs(60);
 pub struct Door {
     /// The socket, bound before the sandbox.
     pub socket: std::net::TcpListener,
+    /// Who may come in.
+    pub rules: Rules,
+}
+
+/// Who may ask, and how.
+#[derive(Debug, Clone, Default)]
+pub struct Rules {
     /// The file that the token is in; nothing where none is asked for.
     pub token: Option<PathBuf>,
+    /// What connections are secured with; nothing for plain HTTP.
+    pub tls: Option<Arc<Tls>>,
 }
 
 impl Door {
     /// Listens at `address`.
-    pub fn open(address: SocketAddr, token: Option<PathBuf>) -> io::Result<Door> {
+    pub fn open(address: SocketAddr, rules: Rules) -> io::Result<Door> {
         let socket = std::net::TcpListener::bind(address)?;
-        Door::at(socket, token)
+        Door::at(socket, rules)
     }
 
     /// Returns one at a socket that listens already.
-    pub fn at(socket: std::net::TcpListener, token: Option<PathBuf>) -> io::Result<Door> {
+    pub fn at(socket: std::net::TcpListener, rules: Rules) -> io::Result<Door> {
         socket.set_nonblocking(true)?;
-        Ok(Door { socket, token })
+        Ok(Door { socket, rules })
     }
 }
 
 /// Lets those in who have the token, where there is one; else those that did not get here through a
-/// web page whose name was made to stand for this machine.
+/// web page whose name was made to stand for this machine. Over TLS no such page gets here: our
+/// certificate is not one for its name.
 pub(super) async fn admit(
-    State(token): State<Option<PathBuf>>,
+    State(Rules { token, tls }): State<Rules>,
     request: Request,
     next: Next,
 ) -> Response {
@@ -68,7 +81,7 @@ pub(super) async fn admit(
                 _ => Some((StatusCode::UNAUTHORIZED, "a bearer token is wanted\n")),
             }
         }
-        None if is_addressed_by_number(&request) => None,
+        None if tls.is_some() || is_addressed_by_number(&request) => None,
         None => Some((StatusCode::FORBIDDEN, "ask by address, not by a name\n")),
     };
     match refused {
@@ -115,14 +128,16 @@ fn is_addressed_by_number(request: &Request) -> bool {
 /// A listener that bounds its connections.
 pub(super) struct Bounded {
     listener: TcpListener,
+    tls: Option<Arc<Tls>>,
     room: Arc<Semaphore>,
 }
 
 impl Bounded {
     /// Wraps a socket that is bound.
-    pub(super) fn new(socket: std::net::TcpListener) -> io::Result<Bounded> {
+    pub(super) fn new(socket: std::net::TcpListener, tls: Option<Arc<Tls>>) -> io::Result<Bounded> {
         Ok(Bounded {
             listener: TcpListener::from_std(socket)?,
+            tls,
             room: Arc::new(Semaphore::new(CONNECTIONS)),
         })
     }
@@ -139,7 +154,11 @@ impl Listener for Bounded {
         };
         let (stream, address) = Listener::accept(&mut self.listener).await;
         let connection = Connection {
-            stream,
+            stream: match &self.tls {
+                None => Stream::Plain(stream),
+                // By whoever reads first, so that one who is slow keeps nobody else out.
+                Some(tls) => Stream::Agreeing(Box::pin(tls.clone().accept(stream))),
+            },
             end: Box::pin(sleep(LIFETIME)),
             _room: room,
         };
@@ -153,12 +172,39 @@ impl Listener for Bounded {
 
 /// A connection that ends in time.
 pub(super) struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     end: Pin<Box<Sleep>>,
     _room: OwnedSemaphorePermit,
 }
 
+type Agreeing = Pin<Box<dyn Future<Output = io::Result<TlsStream<TcpStream>>> + Send>>;
+
+enum Stream {
+    Plain(TcpStream),
+    Agreeing(Agreeing),
+    Secured(Box<TlsStream<TcpStream>>),
+}
+
+/// A stream that bytes can go over.
+trait Duplex: AsyncRead + AsyncWrite + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Duplex for T {}
+
 impl Connection {
+    /// Returns the stream once both sides agree on how to secure it, and while there is time.
+    fn poll_stream(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Pin<&mut dyn Duplex>>> {
+        self.check(context)?;
+        if let Stream::Agreeing(agreeing) = &mut self.stream {
+            let secured = std::task::ready!(agreeing.as_mut().poll(context))?;
+            self.stream = Stream::Secured(Box::new(secured));
+        }
+        Poll::Ready(Ok(match &mut self.stream {
+            Stream::Plain(stream) => Pin::new(stream),
+            Stream::Secured(stream) => Pin::new(&mut **stream),
+            Stream::Agreeing(_) => return Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        }))
+    }
+
     fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         match self.end.as_mut().poll(context) {
             Poll::Ready(()) => Err(io::ErrorKind::TimedOut.into()),
@@ -173,8 +219,8 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.check(context)?;
-        Pin::new(&mut self.stream).poll_read(context, into)
+        let stream = std::task::ready!(self.poll_stream(context))?;
+        stream.poll_read(context, into)
     }
 }
 
@@ -184,17 +230,22 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.check(context)?;
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        let stream = std::task::ready!(self.poll_stream(context))?;
+        stream.poll_write(context, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.check(context)?;
-        Pin::new(&mut self.stream).poll_flush(context)
+        let stream = std::task::ready!(self.poll_stream(context))?;
+        stream.poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        match &mut self.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_shutdown(context),
+            Stream::Secured(stream) => Pin::new(stream).poll_shutdown(context),
+            // Nothing was said yet.
+            Stream::Agreeing(_) => Poll::Ready(Ok(())),
+        }
     }
 }
 

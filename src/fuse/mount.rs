@@ -83,7 +83,7 @@ fn parse_mountinfo(text: &[u8]) -> Vec<MountInfo> {
 }
 
 /// Undoes the kernel's escapes: a backslash and three octal digits.
-fn unescape(field: &[u8]) -> Vec<u8> {
+pub(crate) fn unescape(field: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(field.len());
     let mut at = 0;
     while at < field.len() {

@@ -188,10 +188,10 @@ impl Mounter {
 
     /// Tells the holder why this worker is about to end, and with which status.
     pub fn last_words(&self, said: &str, status: u8) {
-        /// What is more than enough to read, in bytes.
-        const MOST: usize = 8 * 1024;
-        let said = &said[..said.floor_char_boundary(MOST)];
-        self.tell(&Order::LastWords(said.into(), status));
+        /// What is more than enough to read, in characters.
+        const MOST: usize = 4 * 1024;
+        let said = said.chars().take(MOST).collect();
+        self.tell(&Order::LastWords(said, status));
     }
 
     /// Tells the holder that this worker begins nothing more.

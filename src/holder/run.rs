@@ -28,6 +28,7 @@ use crate::control::tcp::Door;
 use crate::fuse::mount::MountSettings;
 use crate::fuse::orders::{Answer, Duty, Order};
 use crate::fuse::runner::Program as Runnable;
+use crate::notify;
 
 /// How long a worker that is to take over may take until it is prepared: it opens a cache that
 /// others use. The first has no such limit: `--wait` may wait for sources.
@@ -187,7 +188,6 @@ impl Holder {
             if self.has_served
                 && let Some(ready) = ready.take()
             {
-                self.registration.publish().map_err(Error::failed)?;
                 ready();
             }
         }
@@ -293,6 +293,9 @@ impl Holder {
 
     /// From now on the mount ends.
     fn end(&mut self) {
+        if self.ending.is_none() {
+            notify::stopping();
+        }
         self.ending.get_or_insert_with(|| Instant::now() + END);
         self.restart = None;
         self.drop_next("the mount is ending");
@@ -430,6 +433,11 @@ impl Holder {
             self.duty.set_hook((self.place.hook)());
         }
         self.history.resends = connection.resends();
+        if !self.has_served
+            && let Err(error) = self.registration.publish()
+        {
+            warn!(%error, "the mount is not registered: `svol status` does not show it");
+        }
         worker.stage = Stage::Beginning;
         worker.answer(&answer, &[]);
     }
@@ -454,6 +462,7 @@ impl Holder {
         };
         let reason = stall.reason.name();
         info!(reason, stall_seconds, what = message, "a new worker serves");
+        notify::status(&format!("serving again ({reason}): {message}"));
         self.history.last = Some(Change {
             reason: stall.reason,
             at: history::now(),
@@ -633,6 +642,7 @@ impl Holder {
             }
         };
         error!(pid = worker.pid(), obituary, ?pause, "the worker died");
+        notify::status(&format!("the worker died: {obituary}"));
         self.stalled(worker, obituary, None);
         if !self.history.resends && self.place.kernel.origin.is_given() {
             let message = format!(
@@ -718,8 +728,6 @@ impl Holder {
                     worker.kill();
                     self.watch.reset();
                 }
-                // It serves, as far as anybody can tell: what a service manager's watchdog wants
-                // to hear goes here.
                 Sign::Alive | Sign::None => {}
             },
             _ => {}

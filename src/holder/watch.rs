@@ -11,6 +11,7 @@ use tracing::{debug, warn};
 
 use super::knobs;
 use crate::fuse::probe::{Answer, Prober};
+use crate::notify;
 
 /// Between questions.
 const PERIOD: Duration = Duration::from_secs(10);
@@ -39,6 +40,7 @@ pub(super) enum Sign {
 #[derive(Debug)]
 pub(super) struct Watch {
     prober: Prober,
+    period: Duration,
     due: Instant,
     asked: Option<Instant>,
     silences: u32,
@@ -49,6 +51,10 @@ impl Watch {
     pub(super) fn new(mountpoint: &Path) -> Watch {
         Watch {
             prober: Prober::new(mountpoint),
+            // A service manager's watchdog is to hear twice before it loses patience.
+            period: notify::patience()
+                .map_or(PERIOD, |patience| PERIOD.min(patience / 2))
+                .min(knobs::time("period", PERIOD)),
             due: Instant::now(),
             asked: None,
             silences: 0,
@@ -59,7 +65,7 @@ impl Watch {
     pub(super) fn reset(&mut self) {
         self.asked = None;
         self.silences = 0;
-        self.due = Instant::now() + knobs::time("period", PERIOD);
+        self.due = Instant::now() + self.period;
     }
 
     /// Returns when to look next.
@@ -89,19 +95,23 @@ impl Watch {
             Ok(Answer::Waiting) if !over => return Sign::None,
             Ok(Answer::Waiting) => {
                 self.silences += 1;
+                notify::status("the mount does not answer");
                 warn!(
                     in_a_row = self.silences,
                     ?limit,
                     "the mount does not answer"
                 );
             }
-            Ok(Answer::Serves) => self.silences = 0,
+            Ok(Answer::Serves) => {
+                self.silences = 0;
+                notify::watchdog();
+            }
             // It is unmounted, say, while files are open.
             Ok(Answer::Fails(why)) => debug!(why, "the mount cannot be asked"),
             Err(error) => debug!(%error, "the mount cannot be asked"),
         }
         self.asked = None;
-        self.due = now + knobs::time("period", PERIOD);
+        self.due = now + self.period;
         match self.silences {
             0 => Sign::Alive,
             SILENCES.. => Sign::Wedged,

@@ -51,9 +51,14 @@ struct Batch {
     layers: BTreeSet<String>,
     paths: BTreeSet<String>,
     is_truncated: bool,
+    is_reloaded: bool,
 }
 
 impl Batch {
+    fn is_empty(&self) -> bool {
+        self.layers.is_empty() && !self.is_reloaded
+    }
+
     fn add(&mut self, path: String) {
         if self.paths.len() < PATHS {
             self.paths.insert(path);
@@ -87,13 +92,25 @@ impl Changes {
         self.0.came.notify_one();
     }
 
+    /// Takes note that the volume itself is another one, and that with it `names` in the directory
+    /// `dir` became others or went.
+    pub fn reloaded(&self, dir: &RelPath, names: &[Name]) {
+        let mut batch = self.batch();
+        batch.is_reloaded = true;
+        for name in names {
+            batch.add(format!("/{}", dir.join(name).as_str()));
+        }
+        drop(batch);
+        self.0.came.notify_one();
+    }
+
     fn batch(&self) -> MutexGuard<'_, Batch> {
         lock(&self.0.batch)
     }
 
     /// Waits until there is something to tell and nothing more comes, and takes it.
     async fn gathered(&self) -> Batch {
-        while self.batch().layers.is_empty() {
+        while self.batch().is_empty() {
             self.0.came.notified().await;
         }
         let latest = Instant::now() + LONGEST;
@@ -121,6 +138,8 @@ pub struct Report {
     pub generation: u64,
     /// When, as RFC 3339.
     pub time: String,
+    /// Whether the volume file itself is another one.
+    pub reloaded: bool,
     /// The layers in which something changed.
     pub layers: Vec<String>,
     /// What changed, came or went, from the volume's root, sorted.
@@ -148,6 +167,7 @@ impl About {
             mountpoint: self.mountpoint.clone(),
             generation: self.generation,
             time: now(),
+            reloaded: batch.is_reloaded,
             layers: batch.layers.into_iter().collect(),
             paths: batch.paths.into_iter().collect(),
             truncated: batch.is_truncated,
@@ -195,6 +215,11 @@ impl Hooks {
             command: command.map(|it| (it, Mutex::default())),
             webhook: webhook.map(|it| (it, Mutex::default())),
         }
+    }
+
+    /// Returns where changes are told.
+    pub fn changes(&self) -> &Changes {
+        &self.changes
     }
 
     /// Returns each hook's kind, what it is for people, and how it went so far.

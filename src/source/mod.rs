@@ -50,6 +50,7 @@ pub use listing::{ListingBuilder, PackedListing};
 pub use secret::Secret;
 pub use sweep::Recursive;
 pub use transport::{ClientCertificate, ProxySettings, TlsSettings};
+pub use wire::clock as server_clock;
 
 /// One remote place: a bucket prefix, an HTTP tree, a local directory.
 ///

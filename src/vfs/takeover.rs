@@ -3,9 +3,10 @@
 //! [`Vfs::keep_in`] is called once, before the kernel asks anything, and when no other process answers
 //! for the mount any more: it takes up what the journal in its directory tells, and from then on
 //! writes down what the next process must know. What comes back: inodes with their numbers, also those
-//! of versions that were replaced; open files, pinned to the version that they were opened at, and
-//! opened here when they are first read; which of them the kernel reads itself. An open directory is
-//! listed anew, and its offsets tell where its reader was (`cookie`). A layer is found again by its
+//! of versions that were replaced; open files, pinned to the version that they were opened at, which are
+//! held at once so that what is here of them stays; which of them the kernel reads itself. One that is
+//! read in place is opened by its path again, and gone if that is another file by now. An open
+//! directory is listed anew, and its offsets tell where its reader was (`cookie`). A layer is found again by its
 //! name and source, else by its source alone; what is of none is stale. What may begin anew: how long
 //! ago something was asked, what failed, whether the kernel's copy of a directory is current, and who
 //! was told that a file was replaced (told once more, its opener looks the name up once more).
@@ -67,7 +68,7 @@ pub struct OpenInode {
     pub backing: Option<u32>,
 }
 
-/// A file that an earlier process opened and that nobody has read since.
+/// A file that an earlier process opened and this one has not.
 #[derive(Debug)]
 pub(super) struct Left {
     request: u64,
@@ -105,7 +106,7 @@ impl Inherited {
         }
     }
 
-    /// Returns how many files are open that nobody has read since.
+    /// Returns how many files are open that this process has not opened.
     pub(super) fn len(&self) -> usize {
         self.count.load(Ordering::Relaxed)
     }
@@ -168,7 +169,10 @@ impl Vfs {
         let vfs = Arc::downgrade(self);
         std::thread::Builder::new()
             .name("svol-journal".into())
-            .spawn(move || compact_when(&asked, &vfs))?;
+            .spawn(move || {
+                hold(&vfs);
+                compact_when(&asked, &vfs);
+            })?;
         Ok(open)
     }
 
@@ -236,6 +240,8 @@ impl Vfs {
                 entry: leaf.entry,
             };
             self.inherited.insert(handle, left);
+            // Without any I/O: held, this process does not evict it.
+            drop(self.take_up_now(handle));
         }
         for (ino, backing) in left.backed {
             self.backed.insert(ino, backing);
@@ -257,18 +263,16 @@ impl Vfs {
     /// Returns the handle that an earlier process gave out for this very request, whose answer did
     /// not arrive: it is the answer still.
     pub fn opened_before(&self, request: u64, ino: Ino) -> Option<u64> {
-        if self.inherited.len() == 0 {
-            return None;
-        }
         let handle = self
             .inherited
             .find(|found| found.requests.get(&request).copied())?;
-        let left = self.inherited.get(handle)?;
-        (left.ino == ino).then_some(handle)
+        let taken = self.handles.get(handle).map(|handle| handle.node.ino);
+        let at = taken.or_else(|| Some(self.inherited.get(handle)?.ino))?;
+        (at == ino).then_some(handle)
     }
 
-    /// Returns a handle that an earlier process gave out, and that has to be opened for its first
-    /// read here; nothing if it is not one, or is read in place, which may wait.
+    /// Opens a file that an earlier process opened; nothing if there is none, or if it is read in
+    /// place, which may wait.
     pub(super) fn take_up_now(&self, handle: u64) -> Option<Result<Arc<Handle>>> {
         let left = self.inherited.get(handle)?;
         let node = match self.node_of(&left) {
@@ -288,14 +292,19 @@ impl Vfs {
             return Some(taken);
         }
         let left = self.inherited.get(handle)?;
-        let (this, at) = (self.clone(), left.clone());
-        let opening = tokio::task::spawn_blocking(move || {
-            let node = this.node_of(&at)?;
-            let file = this.open_in_place(&node, at.entry.clone())?;
-            Ok(this.taken_up(handle, &at, node, file))
-        });
+        let this = self.clone();
+        let opening = tokio::task::spawn_blocking(move || this.take_up_in_place(handle, &left));
         let taken = opening.await;
         Some(taken.unwrap_or_else(|error| Err(Error::Disk(error.to_string()))))
+    }
+
+    fn take_up_in_place(&self, handle: u64, left: &Left) -> Result<Arc<Handle>> {
+        let node = self.node_of(left)?;
+        let file = match opened(&node) {
+            Some(file) => file,
+            None => self.open_in_place(&node, left.entry.clone())?,
+        };
+        Ok(self.taken_up(handle, left, node, file))
     }
 
     /// Takes up the open file of an inode, if an earlier process left one: what is opened now is the
@@ -449,6 +458,29 @@ impl Vfs {
             compaction.add(|out| record::put_backed(out, ino, Some(backing)))?;
         }
         compaction.finish()
+    }
+}
+
+/// Opens what was left open, so that no other process evicts what is here of it, and nothing of what
+/// is read in place has to be looked for once it is moved away.
+fn hold(vfs: &Weak<Vfs>) {
+    let Some(vfs) = vfs.upgrade() else { return };
+    let taken: Vec<_> = vfs.handles.all().flatten().collect();
+    let (here, left) = (Arc::downgrade(&vfs), vfs.inherited.handles.all().flatten());
+    let left: Vec<_> = left.collect();
+    // A disk of somebody else's may not answer: not on this thread.
+    vfs.opener.runtime.spawn_blocking(move || {
+        for (handle, left) in left {
+            let Some(vfs) = here.upgrade() else { return };
+            // Its reader is told of what fails.
+            drop(vfs.take_up_in_place(handle, &left));
+        }
+    });
+    drop(vfs);
+    for (_, handle) in taken {
+        if let OpenFile::Remote(file) = &*handle.file {
+            file.remote.object().present_bytes();
+        }
     }
 }
 

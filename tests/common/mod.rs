@@ -16,6 +16,7 @@ pub mod ftp_script;
 #[cfg(feature = "gcs")]
 pub mod gcs;
 pub mod git;
+pub mod machine;
 pub mod mapping;
 pub mod mount;
 pub mod nobody;

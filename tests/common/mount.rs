@@ -272,10 +272,13 @@ impl Drop for Mount {
     }
 }
 
-/// Whether a process runs, zombies apart.
+/// Whether a process runs, zombies apart; one whose first thread has ended may have others, which
+/// keep its files open.
 pub fn runs(pid: u32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/stat"))
-        .is_ok_and(|s| !s.rsplit_once(") ").unwrap().1.starts_with('Z'))
+    let is_dead = std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .map_or(true, |s| s.rsplit_once(") ").unwrap().1.starts_with('Z'));
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task"));
+    !is_dead || threads.is_ok_and(|threads| threads.count() > 1)
 }
 
 /// The worker of a holder, if it has one that lives.

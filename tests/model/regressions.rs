@@ -380,3 +380,28 @@ fn a_replaced_version_that_is_probed_is_told_of_once() {
     let held = || Step::OpenHeld { inode: 0 };
     run(&shape, &[put(), open(), put(), held(), held(), held()]).unwrap();
 }
+
+#[test]
+fn an_open_file_that_is_evicted_after_its_process_was_replaced() {
+    for size in [100, 200_000] {
+        let shape = Shape {
+            layers: vec![Plan::default()],
+            ..Shape::default()
+        };
+        let steps = vec![
+            Step::Put {
+                layer: 0,
+                path: "a".into(),
+                size,
+                weak: false,
+            },
+            Step::OpenKnown { file: 0 },
+            Step::ReadWhole { handle: 0 },
+            Step::Replace { planned: false },
+            Step::Evict { target: 0 },
+            Step::RemoveKnown { layer: 0, file: 0 },
+            Step::ReadWhole { handle: 0 },
+        ];
+        run(&shape, &steps).unwrap();
+    }
+}

@@ -104,6 +104,10 @@ pub(super) struct Readers<'a> {
     next_cold: AtomicU64,
 }
 
+/// Reads in one way until told to stop, and tells when each operation began that is done; fails with
+/// what went wrong.
+type Work<'a> = fn(&Readers<'a>, &dyn Fn(Instant)) -> Result<(), String>;
+
 /// Tells readers to stop when dropped.
 pub(super) struct Stopper<'a>(&'a AtomicBool);
 
@@ -130,7 +134,7 @@ impl<'a> Readers<'a> {
     }
 
     pub(super) fn start<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) {
-        let works: [fn(&Self, &dyn Fn(Instant)) -> Result<(), String>; KINDS.len()] = [
+        let works: [Work<'a>; KINDS.len()] = [
             Self::random,
             Self::sequential,
             Self::mapped,

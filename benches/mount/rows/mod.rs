@@ -2,6 +2,7 @@
 
 mod http;
 mod large;
+mod life;
 mod programs;
 mod random;
 mod readers;
@@ -34,6 +35,8 @@ pub const ALL: &[(&str, Measure)] = &[
     ("small", small::readers),
     ("find", walk::find),
     ("start", start::first_bytes),
+    ("life", life::life),
+    ("idle", life::idle),
     ("one", readers::of_one),
     ("many", readers::of_many),
     ("tensors", readers::mapped),

@@ -14,12 +14,20 @@ use crate::config::{ConfigError, Layer, Volume};
 #[serde(rename_all = "camelCase")]
 pub(super) struct Bequest {
     known: Known,
+    /// Tells whether the file is another where the document is not left.
+    #[serde(default)]
+    digest: String,
     #[serde(default)]
     volume: Option<Volume>,
     #[serde(default)]
     layers: Vec<Layer>,
     #[serde(default)]
     retired: Vec<Layer>,
+}
+
+/// Returns what differs where two documents do, but for secrets in them.
+fn digest(volume: &Volume) -> String {
+    blake3::hash(format!("{volume:?}").as_bytes()).to_string()
 }
 
 /// What a worker serves, and how it came to that.
@@ -41,6 +49,7 @@ impl Bequest {
         let writable = |layer: &Layer| serde_json::to_value(layer).is_ok();
         Bequest {
             known,
+            digest: digest(volume),
             volume: serde_json::to_value(volume).is_ok().then(|| volume.clone()),
             layers: named(volume).into_iter().filter(writable).collect(),
             retired: { legacy.retired.iter() }
@@ -83,13 +92,15 @@ impl Legacy {
         let known = left.known;
         let (new, before) = match (read, before) {
             (Ok(new), Some(before)) => (new, before),
-            // Nothing to compare it with; and after a crash, nothing else to serve.
+            (Ok(new), None) if digest(&new.view.volume) == left.digest => {
+                return Ok(Legacy::as_before(new, left.retired, known));
+            }
             (Ok(new), None) => {
                 return Ok(Legacy {
                     settings: new,
                     retired: left.layers,
-                    is_new: false,
-                    known,
+                    is_new: true,
+                    known: known.reloaded(Vec::new()),
                 });
             }
             (Err(_), Some(before)) => {
@@ -100,11 +111,12 @@ impl Legacy {
         if new == before || !super::compare::fixed(&before, &new).is_empty() {
             return Ok(Legacy::as_before(before, left.retired, known));
         }
+        let changes = super::compare::changes(&before.view.volume, &new.view.volume);
         Ok(Legacy {
             settings: new,
             retired: left.layers,
             is_new: true,
-            known: known.reloaded(),
+            known: known.reloaded(changes),
         })
     }
 
@@ -120,5 +132,77 @@ impl Legacy {
     /// Returns the generation of the volume file that is served.
     pub fn generation(&self) -> u64 {
         self.known.generation
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::{Cli, Command, Env, resolve_mount_of};
+
+    /// Reads the settings of a mount of the volume file `file`.
+    fn resolve(file: &Path) -> Resolve {
+        let line = ["svol", "mount", "-c", file.to_str().unwrap(), "/mnt/v"];
+        let cli = Cli::try_parse_from(line).unwrap();
+        Arc::new(move |volume| {
+            let Command::Mount(args) = &cli.command else {
+                panic!("another command")
+            };
+            let env = Env {
+                directory: "/".into(),
+                root: true,
+                ..Env::default()
+            };
+            resolve_mount_of(args, &cli.log, &env, volume)
+        })
+    }
+
+    fn write(file: &Path, layers: &str) {
+        let head = "apiVersion: sharedvolume.io/v1\nkind: Volume\nmetadata: {name: v}\nspec:\n";
+        std::fs::write(file, format!("{head}  layers: [{layers}]\n")).unwrap();
+    }
+
+    fn left(legacy: &Legacy) -> String {
+        serde_json::to_string(&Bequest::of(legacy, legacy.known.clone())).unwrap()
+    }
+
+    #[test]
+    fn what_is_left_is_served_or_followed_by_a_good_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("v.yaml");
+        let resolve = resolve(&file);
+        write(
+            &file,
+            "{name: a, local: {path: a}}, {name: b, local: {path: b}}",
+        );
+        let first = Legacy::after(None, &resolve).unwrap();
+        assert!((first.generation(), first.is_new) == (1, false));
+        // Another worker, the same file.
+        let same = Legacy::after(Some(&left(&first)), &resolve).unwrap();
+        assert!(same.settings == first.settings && !same.is_new && same.retired.is_empty());
+        // Another file.
+        write(&file, "{name: a, local: {path: a}}");
+        let second = Legacy::after(Some(&left(&same)), &resolve).unwrap();
+        assert!(second.is_new);
+        assert_eq!(second.generation(), 2);
+        assert_eq!(second.known.changes, ["layer b is gone"]);
+        assert_eq!(second.retired.len(), 2);
+        // A bad one, or one for a new mount: as before, retired layers too.
+        for bad in ["{name: a}", "{local: {path: a}}], mount: {uid: 7"] {
+            write(&file, bad);
+            let third = Legacy::after(Some(&left(&second)), &resolve).unwrap();
+            assert!(third.settings == second.settings, "{bad}");
+            assert_eq!((third.generation(), third.retired.len()), (2, 2));
+        }
+        // What is not understood counts as nothing.
+        write(&file, "{name: a, local: {path: a}}");
+        assert_eq!(Legacy::after(Some("{"), &resolve).unwrap().generation(), 1);
+        std::fs::remove_file(&file).unwrap();
+        assert!(Legacy::after(None, &resolve).is_err());
     }
 }

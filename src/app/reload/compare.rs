@@ -30,6 +30,10 @@ pub(super) fn fixed(served: &MountSettings, new: &MountSettings) -> Vec<&'static
             "spec.control.listenTokenFile",
             served.listen_token_file != new.listen_token_file,
         ),
+        (
+            "spec.control.listenTlsCert, listenTlsKey or listenClientCa",
+            served.listen_tls != new.listen_tls,
+        ),
     ];
     let differ = differ.into_iter().filter(|(_, differs)| *differs);
     differ.map(|(field, _)| field).collect()

@@ -61,6 +61,9 @@ struct Known {
     generation: u64,
     applied: u64,
     rejected: u64,
+    /// What became another with what is served, for people.
+    #[serde(default)]
+    changes: Vec<String>,
     /// When what is served was taken up.
     #[serde(with = "nanos")]
     taken_up: Timestamp,
@@ -92,6 +95,7 @@ impl Default for Known {
             generation: 1,
             applied: 0,
             rejected: 0,
+            changes: Vec::new(),
             taken_up: now,
             rejection: None,
             since: now,
@@ -100,7 +104,8 @@ impl Default for Known {
 }
 
 impl Known {
-    fn reloaded(mut self) -> Known {
+    fn reloaded(mut self, changes: Vec<String>) -> Known {
+        self.changes = changes;
         self.generation += 1;
         self.applied += 1;
         self.taken_up = Timestamp::now();
@@ -179,6 +184,11 @@ impl Reloader {
     pub fn counts(&self) -> (u64, u64) {
         let known = self.known();
         (known.applied, known.rejected)
+    }
+
+    /// Returns what became another with what is served, for people; nothing at the mount.
+    pub fn changes(&self) -> Vec<String> {
+        self.known().changes.clone()
     }
 
     /// Returns when what is served was taken up.

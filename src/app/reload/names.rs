@@ -6,6 +6,8 @@ use futures::StreamExt;
 use tracing::info;
 
 use crate::fuse::Notifications;
+use crate::hook::Hooks;
+use crate::path::RelPath;
 use crate::vfs::Vfs;
 
 /// Directories that are compared at once.
@@ -16,7 +18,14 @@ const BATCH: usize = 1000;
 
 /// Tells the kernel which of the names that it knows are now something else, or nothing. A directory
 /// that still is one is left alone: what is mounted on it, or works in it, stays.
-pub(in crate::app) async fn tell_outdated(vfs: &Arc<Vfs>, notifications: &Notifications) {
+pub(in crate::app) async fn tell_outdated(
+    vfs: &Arc<Vfs>,
+    notifications: &Notifications,
+    hooks: Option<&Hooks>,
+) {
+    if let Some(hooks) = hooks {
+        hooks.changes().reloaded(&RelPath::root(), &[]);
+    }
     let known = vfs.known_names();
     let mut compared = futures::stream::iter(known)
         .map(|(dir, names)| async move { (vfs.outdated(&dir, names).await, dir) })
@@ -29,6 +38,9 @@ pub(in crate::app) async fn tell_outdated(vfs: &Arc<Vfs>, notifications: &Notifi
         names += outdated.len();
         dirs += 1;
         notifications.changed(&dir, &outdated);
+        if let Some(hooks) = hooks {
+            hooks.changes().reloaded(&dir, &outdated);
+        }
         if dirs % BATCH == 0 {
             notifications.told().await;
         }

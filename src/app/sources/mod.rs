@@ -118,3 +118,18 @@ pub(super) fn proxy(section: &Option<config::Proxy>) -> Option<ProxySettings> {
             .map(|auth| (auth.username.clone(), secret(&auth.password))),
     })
 }
+
+/// Returns how a server that speaks HTTP is reached: whom to trust, and by way of which proxy.
+pub(super) fn transport(spec: &config::Source) -> (TlsSettings, Option<ProxySettings>) {
+    match spec {
+        config::Source::S3(it) => (tls(&it.tls), proxy(&it.proxy)),
+        config::Source::Gcs(it) => (tls(&it.tls), proxy(&it.proxy)),
+        config::Source::Azure(it) => (tls(&it.tls), proxy(&it.proxy)),
+        config::Source::Http(it) => (tls(&it.tls), proxy(&it.proxy)),
+        config::Source::Webdav(it) => (tls(&it.tls), proxy(&it.proxy)),
+        config::Source::Git(it) => (tls(&it.tls), proxy(&it.proxy)),
+        config::Source::Sftp(_) | config::Source::Ftp(_) | config::Source::Local(_) => {
+            (TlsSettings::default(), None)
+        }
+    }
+}

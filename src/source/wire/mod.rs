@@ -34,6 +34,30 @@ enum Refused {
     TooMany,
 }
 
+/// How long a server may take to tell the time.
+const CLOCK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Asks a server what time it is, by the date of any reply to a request for `url` without
+/// credentials; nothing where it says none. Fails where no reply comes.
+pub async fn clock(
+    url: url::Url,
+    tls: super::TlsSettings,
+    proxy: Option<super::ProxySettings>,
+) -> Result<Option<SystemTime>> {
+    let client = Client::new(ClientSettings {
+        tls,
+        proxy,
+        redirects: 0,
+    })?;
+    let confidences = super::confidence::Confidences::default();
+    let asked = client.send(&confidences, |client| {
+        client.head(url).timeout(CLOCK_TIMEOUT)
+    });
+    let reply = asked.await.map_err(|error| confidences.conceal(error))?;
+    let date = text(reply.headers(), header::DATE);
+    Ok(date.and_then(|date| httpdate::parse_http_date(date).ok()))
+}
+
 /// Translates a failure to get a reply. The URL, which may hold a signature, is left out.
 pub(crate) fn no_reply(error: reqwest::Error) -> Error {
     let error = error.without_url();

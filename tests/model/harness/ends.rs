@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use svol::path::RelPath;
 use svol::source::ErrorKind;
 use svol::vfs::{Error, Vfs};
 
@@ -149,6 +150,13 @@ impl Harness {
                 inode.ino
             );
             self.vfs().forget(inode.ino, counted - truly);
+        }
+        // What a reader finds out of a file is kept only where its directory is in memory, as it was
+        // for whoever opened it.
+        for handle in self.handles.clone() {
+            let path = RelPath::new(&handle.held.path).unwrap();
+            let dir = path.parent().unwrap_or_else(RelPath::root);
+            let _ = waits(self.vfs().namespace().list(&dir)).await?;
         }
         // In the end, so that nothing that it still did could matter.
         old.close().await;
