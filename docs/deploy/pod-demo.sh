@@ -26,6 +26,8 @@ clean() {
     trap - EXIT INT TERM
     [ "$status" = 0 ] || podman logs demo-svol 2>&1 | tail -20 >&2 || true
     podman pod rm -f -a -t 5 >/dev/null 2>&1 || true
+    # What looks after an ended container mounts its storage once more.
+    for _ in $(seq 100); do pgrep -f "$dir/root" >/dev/null || break; sleep 0.1; done
     mounted | while read -r at; do umount -l "$at" || true; done
     umount -l "$dir" || true
     rm -rf --one-file-system "$dir"

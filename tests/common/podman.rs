@@ -3,10 +3,14 @@
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use rustix::mount::{MountPropagationFlags, UnmountFlags};
 
 use super::process::program;
+
+/// How long podman's processes may take to end.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What containers of others are made from: busybox and nothing else.
 pub const BUSYBOX: &str = "localhost/busybox:1.36";
@@ -113,6 +117,14 @@ impl Podman {
         assert!(build.status.success(), "{said}");
     }
 
+    /// Returns whether a process of podman's is about.
+    fn is_busy(&self) -> bool {
+        let ours = self.dir().as_os_str().as_encoded_bytes();
+        let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        let mut lines = processes.filter_map(|p| std::fs::read(p.path().join("cmdline")).ok());
+        lines.any(|line| line.windows(ours.len()).any(|part| part == ours))
+    }
+
     fn import_busybox(&self) {
         let bin = self.make("busybox/bin");
         self.make("busybox/tmp");
@@ -141,6 +153,11 @@ impl Drop for Podman {
     fn drop(&mut self) {
         let _ = self.run(&["pod", "rm", "-f", "-a", "-t", "1"]);
         let _ = self.run(&["rm", "-f", "-a", "-t", "1"]);
+        // What looks after an ended container mounts its storage once more.
+        let began = std::time::Instant::now();
+        while self.is_busy() && began.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_millis(20));
+        }
         for mount in svol::fuse::mount::mounts().unwrap().iter().rev() {
             if mount.mountpoint.starts_with(self.dir()) {
                 let _ = rustix::mount::unmount(&mount.mountpoint, UnmountFlags::DETACH);
