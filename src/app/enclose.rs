@@ -61,9 +61,14 @@ pub fn enclose<T: Send>(
         Some(post) => {
             let mountpoint = post.hello.mountpoint.clone();
             super::serve::check(settings, &mountpoint)?;
-            let rules = rules(settings).map_err(|e| Error::System(e.to_string()))?;
-            let door = post.listener.map(|socket| Door::at(socket, rules));
-            let door = door.transpose().map_err(|e| Error::System(e.to_string()))?;
+            let door = post
+                .listener
+                .map(|socket| Door::at(socket, rules(settings)?));
+            // Files of TLS that are being exchanged are no reason to lose the mount.
+            let door = door.transpose().unwrap_or_else(|error| {
+                warn!(%error, "nobody is served over TCP until the next change of process");
+                None
+            });
             (
                 mountpoint,
                 door,

@@ -387,7 +387,9 @@ fn another_version_counts_as_empty() {
         assert_eq!(left.inodes.len(), known);
         // Its handles are no others'.
         assert!(left.generation > 0);
-        assert_eq!(left.generation == first.generation + 1, known == 1);
+        if known == 1 {
+            assert_eq!(left.generation, first.generation + 1);
+        }
         assert!(left.generation < 1 << 24);
     }
 }
