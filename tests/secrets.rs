@@ -271,8 +271,10 @@ fn look_everywhere(place: &Place, variables: &[(&str, String)], format: &str) {
     };
     let os = |text: &'static str| OsStr::new(text);
     std::fs::create_dir_all(&at).unwrap();
-    let mounted = svol(&[
-        os("mount"),
+    // With a holder, and without.
+    let alone = (format == "json").then_some("--no-takeover");
+    let mount = [Some("mount"), alone].into_iter().flatten().map(OsStr::new);
+    let arguments = [
         os("--log-file"),
         log.as_os_str(),
         os("--log-format"),
@@ -282,7 +284,8 @@ fn look_everywhere(place: &Place, variables: &[(&str, String)], format: &str) {
         os("-c"),
         volume.as_os_str(),
         at.as_os_str(),
-    ]);
+    ];
+    let mounted = svol(&mount.chain(arguments).collect::<Vec<_>>());
     assert_silent("the terminal", &mounted.stderr);
     assert!(
         mounted.status.success(),
@@ -364,18 +367,25 @@ fn look_everywhere(place: &Place, variables: &[(&str, String)], format: &str) {
     }
 
     let status = place.status();
-    let pid = status["mounts"][0]["pid"].as_u64().unwrap();
-    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-    for file in ["cmdline", "comm", "mountinfo", "maps", "limits"] {
-        assert_silent(file, &std::fs::read(format!("/proc/{pid}/{file}")).unwrap());
+    let mount = &status["mounts"][0];
+    let pid = mount["pid"].as_u64().unwrap();
+    let holder = mount["takeover"]["holder"].as_u64();
+    assert_eq!(holder.is_none(), format == "json");
+    for pid in [pid].into_iter().chain(holder) {
+        for file in ["cmdline", "comm", "mountinfo", "maps", "limits"] {
+            assert_silent(file, &std::fs::read(format!("/proc/{pid}/{file}")).unwrap());
+        }
     }
-    let mounter = children.trim();
-    for file in ["cmdline", "environ"] {
-        assert_silent(
-            "the mounter",
-            &std::fs::read(format!("/proc/{mounter}/{file}")).unwrap(),
-        );
+    if holder.is_none() {
+        let children = format!("/proc/{pid}/task/{pid}/children");
+        let mounter = std::fs::read_to_string(children).unwrap();
+        for file in ["cmdline", "environ"] {
+            let file = format!("/proc/{}/{file}", mounter.trim());
+            assert_silent("the mounter", &std::fs::read(file).unwrap());
+        }
     }
+    // With what a worker leaves to the next one, which goes with the mount.
+    search(&place.path("run"));
     drop(daemon);
     // What the catalogue writes last it writes at its end.
     wait_until("the end of the daemon", || {

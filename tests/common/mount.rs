@@ -267,8 +267,17 @@ impl Drop for Mount {
                     .status();
             }
         }
+        let worker = worker_of(self.child.id());
         let _ = self.child.kill();
         let _ = self.child.wait();
+        // It would end by itself, but not at once; and it writes in directories that go next.
+        if let Some(worker) = worker {
+            let _ = rustix::process::kill_process(pid(worker), rustix::process::Signal::KILL);
+            let started = Instant::now();
+            while runs(worker) && started.elapsed() < PATIENCE {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
     }
 }
 

@@ -1,8 +1,10 @@
 //! What a worker leaves to the next about the volume: the document that is served, and what was
 //! retired with the last one. Secrets are in it by reference only; a document that holds one itself
-//! (an original's) is not left, and the next worker reads its file.
+//! (an original's, or one with a signed URL) is not left, and the next worker reads its file.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use url::Url;
 
 use super::compare::named;
 use super::{Known, Resolve};
@@ -30,6 +32,22 @@ fn digest(volume: &Volume) -> String {
     blake3::hash(format!("{volume:?}").as_bytes()).to_string()
 }
 
+/// Returns whether what was declared may be written to a file. Plain secrets cannot be written at all;
+/// the query of a URL may be one.
+fn is_without_secrets(declared: &impl Serialize) -> bool {
+    fn has_none(value: &Value) -> bool {
+        match value {
+            Value::String(text) => Url::parse(text).map_or(true, |url| {
+                url.query().is_none() && url.password().is_none()
+            }),
+            Value::Array(values) => values.iter().all(has_none),
+            Value::Object(fields) => fields.values().all(has_none),
+            _ => true,
+        }
+    }
+    serde_json::to_value(declared).is_ok_and(|value| has_none(&value))
+}
+
 /// What a worker serves, and how it came to that.
 #[derive(Debug, Clone)]
 pub struct Legacy {
@@ -46,11 +64,11 @@ impl Bequest {
     /// Returns what to leave of what is served.
     pub(super) fn of(legacy: &Legacy, known: Known) -> Bequest {
         let volume = &legacy.settings.view.volume;
-        let writable = |layer: &Layer| serde_json::to_value(layer).is_ok();
+        let writable = |layer: &Layer| is_without_secrets(layer);
         Bequest {
             known,
             digest: digest(volume),
-            volume: serde_json::to_value(volume).is_ok().then(|| volume.clone()),
+            volume: is_without_secrets(volume).then(|| volume.clone()),
             layers: named(volume).into_iter().filter(writable).collect(),
             retired: { legacy.retired.iter() }
                 .filter(|layer| writable(layer))
@@ -199,6 +217,11 @@ mod tests {
             assert!(third.settings == second.settings, "{bad}");
             assert_eq!((third.generation(), third.retired.len()), (2, 2));
         }
+        // A secret of the document's own is not left.
+        write(&file, "{name: a, http: {url: 'https://h/f?signed=word'}}");
+        let signed = Legacy::after(None, &resolve).unwrap();
+        assert!(!left(&signed).contains("word"));
+        assert!(Legacy::after(Some(&left(&signed)), &resolve).is_ok());
         // What is not understood counts as nothing.
         write(&file, "{name: a, local: {path: a}}");
         assert_eq!(Legacy::after(Some("{"), &resolve).unwrap().generation(), 1);
