@@ -98,8 +98,9 @@ pub fn serve(
         }
     };
     let (session, device) = begun.map_err(|e| Error::System(mount_error(&mountpoint, &e)))?;
-    // From here on whatever happens, the mount goes.
-    let mut mounted = Mounted(&mountpoint, Some(mounter.clone()));
+    // From here on whatever happens, the mount goes; where there is a holder, that is its to say until
+    // this worker serves, since another may have more luck.
+    let mut mounted = Mounted(&mountpoint, is_alone.then(|| mounter.clone()));
     pending
         .start(&view.vfs, replies, session.notifier())
         .map_err(system)?;
@@ -153,6 +154,7 @@ pub fn serve(
             Some(succession::listen(leash, mounter.clone(), gate, &view, runtime).map_err(system)?)
         }
     };
+    mounted.1 = Some(mounter.clone());
     reloader.leave();
     let (watching, vfs, is_new) = (reloader.clone(), view.vfs.clone(), legacy.is_new);
     runtime.spawn(async move {
