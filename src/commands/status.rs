@@ -86,7 +86,7 @@ fn print_takeover(mount: &Mount, out: &mut dyn Write) -> std::io::Result<()> {
         let count: u64 = history.restarts.values().sum();
         writeln!(
             out,
-            "  ! served by another process since {} ({}, number {count}): {}",
+            "  ! served by another process since {} ({}; {count} so far): {}",
             last.at,
             last.reason.name(),
             last.message

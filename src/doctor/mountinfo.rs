@@ -94,17 +94,26 @@ pub fn judge(path: &Path, below: &Entry, in_container: bool) -> Finding {
         "{on} {takes}: a container that was started before {at} is mounted, or mounted again, does \
          not see it, not even with rslave"
     );
-    let remedy = match below.mountpoint == Path::new("/") {
+    let remedy = match (below.mountpoint == Path::new("/"), around(path).display()) {
         // To make all of / shared is for who runs the machine to choose: systemd does so.
-        true => format!(
-            "as root, before mounting: `mount --bind {at} {at} && mount --make-rshared {at}` (for the \
-             whole machine: `mount --make-rshared /`); then bind it with rslave"
+        (true, around) => format!(
+            "as root, before mounting: `mount --bind {around} {around} && mount --make-rshared \
+             {around}` (for the whole machine: `mount --make-rshared /`); then bind {around} with \
+             rslave"
         ),
-        false => format!(
-            "as root, before mounting: `mount --make-rshared {on}`; then bind it with rslave"
+        (false, around) => format!(
+            "as root, before mounting: `mount --make-rshared {on}`; then bind {around} with rslave"
         ),
     };
     Finding::warn(check, saw, remedy).of(subject)
+}
+
+/// The directory around a mount point, which containers bind so that they see it mounted again too.
+fn around(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent != Path::new("/") => parent,
+        _ => path,
+    }
 }
 
 #[cfg(test)]
@@ -165,7 +174,7 @@ mod tests {
             shared,
             master,
         };
-        let bound = "`mount --bind /mnt/v /mnt/v && mount --make-rshared /mnt/v`";
+        let bound = "`mount --bind /mnt /mnt && mount --make-rshared /mnt`";
         let made = "`mount --make-rshared /mnt`";
         let (ok, warn) = (Level::Ok, Level::Warn);
         for (below, in_container, level, remedy) in [
