@@ -190,19 +190,21 @@ impl Mounter {
     pub fn last_words(&self, said: &str, status: u8) {
         /// What is more than enough to read, in characters.
         const MOST: usize = 4 * 1024;
-        let said = said.chars().take(MOST).collect();
-        self.tell(&Order::LastWords(said, status));
+        let words = said.chars().take(MOST).collect();
+        if self.tell(&Order::LastWords(words, status)).is_err() {
+            tracing::error!(said, "the process that holds the mount is gone");
+        }
     }
 
     /// Tells the holder that this worker begins nothing more.
     pub fn leaving(&self) {
-        self.tell(&Order::Leaving);
+        // It may be gone itself.
+        let _ = self.tell(&Order::Leaving);
     }
 
-    fn tell(&self, order: &Order) {
+    fn tell(&self, order: &Order) -> io::Result<()> {
         let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
-        // It may be gone itself.
-        let _ = send(&*socket, order, &[]);
+        send(&*socket, order, &[])
     }
 
     fn device(&self) -> io::Result<BorrowedFd<'_>> {
